@@ -1,0 +1,241 @@
+//! What a session's steps ask for. Each call runs in a task of its own, so that a session never waits for one; calls whose
+//! order matters go through the session's lane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::registry::Letter;
+use super::{Shared, sender};
+use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
+use crate::chat::{Author, ChatMessage, ChatTime, MessageId, Person, ThreadKey};
+use crate::clock::Timestamp;
+use crate::history::{self, Latest};
+use crate::prompt::{self, Coordinates, Overflow};
+use crate::session::{Effect, SessionInput, SessionMachine};
+use crate::store::ContextMessage;
+use crate::{thread_tools, workspace};
+
+/// How long the earlier messages are waited for.
+const BACKFILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// A call to the agent whose place in the order matters.
+enum Job {
+    Open { spec: Box<ThreadSpec>, known: Option<AgentThreadId> },
+    Submit { thread: AgentThreadId, input: AgentInput, overflow: Option<Overflow>, workspace: std::path::PathBuf },
+    ReadFates { thread: AgentThreadId, ids: Vec<InputId> },
+}
+
+/// Does what one session's steps ask for.
+pub(super) struct Hands {
+    shared: Arc<Shared>,
+    key: ThreadKey,
+    letters: mpsc::Sender<Letter>,
+    /// Unbounded as a type, bounded by the machine: one open, one read, and at most `MAX_IN_DOUBT` submits.
+    lane: mpsc::UnboundedSender<Job>,
+}
+
+impl Hands {
+    pub(super) fn new(shared: &Arc<Shared>, key: &ThreadKey, letters: mpsc::Sender<Letter>) -> Self {
+        let (lane, jobs) = mpsc::unbounded_channel();
+        shared.tasks.spawn(run_lane(Arc::clone(shared), key.clone(), letters.clone(), jobs));
+        Self { shared: Arc::clone(shared), key: key.clone(), letters, lane }
+    }
+
+    /// Begins an effect; its answer comes back as an input.
+    pub(super) fn perform(&self, effect: Effect, machine: &SessionMachine) {
+        match effect {
+            Effect::Open { known } => {
+                let spec = Box::new(self.spec(machine));
+                let _ = self.lane.send(Job::Open { spec, known });
+            }
+            Effect::Submit { thread, input, overflow } => {
+                let _ = self.lane.send(Job::Submit { thread, input, overflow, workspace: machine.workspace() });
+            }
+            Effect::ReadFates { thread, ids } => {
+                let _ = self.lane.send(Job::ReadFates { thread, ids });
+            }
+            Effect::Backfill { row, before } => self.backfill(row, before),
+            Effect::Interrupt { thread, turn } => {
+                let (runtime, letters) = (Arc::clone(&self.shared.parts.runtime), self.letters.clone());
+                self.shared.tasks.spawn(async move {
+                    let result = runtime.interrupt(&thread, &turn).await;
+                    reply(&letters, SessionInput::Interrupted { turn, result }).await;
+                });
+            }
+            Effect::Answer { request, answer } => self.answer(request, answer),
+            Effect::AnswerHistory { request, before, limit } => self.answer_history(request, before, limit),
+            Effect::Flush => sender::wake(&self.shared, &self.key),
+        }
+    }
+
+    fn spec(&self, machine: &SessionMachine) -> ThreadSpec {
+        let record = machine.record();
+        let workspace = machine.workspace();
+        let instructions = prompt::instructions(&Coordinates {
+            thread: self.key.clone(),
+            channel_name: record.channel_name.clone(),
+            kind: record.conversation_kind,
+            workspace: workspace.clone(),
+            repos_root: self.shared.settings.repos_root.clone(),
+        });
+        ThreadSpec { session: self.key.clone(), workspace, instructions, tools: thread_tools::specs() }
+    }
+
+    fn answer(&self, request: RequestId, answer: AgentAnswer) {
+        let runtime = Arc::clone(&self.shared.parts.runtime);
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = runtime.answer(&request, answer).await {
+                tracing::debug!(%error, "a tool call is over before its answer");
+            }
+        });
+    }
+
+    fn backfill(&self, row: InputId, before: ChatTime) {
+        let (shared, key, letters) = (Arc::clone(&self.shared), self.key.clone(), self.letters.clone());
+        let limit = self.shared.around.initial_history;
+        self.shared.tasks.spawn(async move {
+            let result = read_history(&shared, &key, before, limit).await;
+            if let Err(reason) = &result {
+                tracing::warn!(session = %key, reason, "the earlier messages could not be read; the first one goes without");
+            }
+            reply(&letters, SessionInput::Backfilled { row, result }).await;
+        });
+    }
+
+    fn answer_history(&self, request: RequestId, before: Option<MessageId>, limit: usize) {
+        let (shared, key) = (Arc::clone(&self.shared), self.key.clone());
+        self.shared.tasks.spawn(async move {
+            let before = match before {
+                // The platform's clock may be a little ahead of ours.
+                None => Some(chat_time(shared.parts.clock.now().plus(Duration::from_secs(60)))),
+                Some(id) => shared.parts.history.time_of(&id),
+            };
+            let answer = match before {
+                None => refusal("`before` is not a message_ts of this thread, such as \"1700000000.000100\""),
+                Some(before) => match read_history(&shared, &key, before, limit).await {
+                    Ok((messages, has_more)) => {
+                        AgentAnswer::Tool { success: true, text: prompt::history(&messages, has_more) }
+                    }
+                    Err(reason) => refusal(&format!("the messages could not be read: {reason}")),
+                },
+            };
+            if let Err(error) = shared.parts.runtime.answer(&request, answer).await {
+                tracing::debug!(%error, "a tool call is over before its answer");
+            }
+        });
+    }
+}
+
+fn refusal(text: &str) -> AgentAnswer {
+    AgentAnswer::Tool { success: false, text: text.to_owned() }
+}
+
+async fn reply(letters: &mpsc::Sender<Letter>, input: SessionInput) {
+    // A session that is gone needs no answer: its rows say what is open.
+    let _ = letters.send(Letter::Input(Box::new(input))).await;
+}
+
+/// The latest messages before a bound, with the names of their people.
+async fn read_history(
+    shared: &Shared,
+    key: &ThreadKey,
+    before: ChatTime,
+    limit: usize,
+) -> Result<(Vec<ContextMessage>, bool), String> {
+    let read = history::latest_before(shared.parts.history.as_ref(), key, before, limit);
+    let Latest { messages, has_more } = match tokio::time::timeout(BACKFILL_LIMIT, read).await {
+        Ok(Ok(latest)) => latest,
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err(format!("no answer within {} s", BACKFILL_LIMIT.as_secs())),
+    };
+    let mut ids: Vec<_> = messages.iter().flat_map(people_of).collect();
+    ids.sort();
+    ids.dedup();
+    let people = shared.people.names(ids).await;
+    let with_people = |message: ChatMessage| {
+        let ids: Vec<_> = people_of(&message).collect();
+        let people: Vec<Person> = people.iter().filter(|person| ids.contains(&person.id)).cloned().collect();
+        ContextMessage { message, people }
+    };
+    Ok((messages.into_iter().map(with_people).collect(), has_more))
+}
+
+fn chat_time(at: Timestamp) -> ChatTime {
+    ChatTime::from_micros(u64::try_from(at.as_millis()).unwrap_or(0).saturating_mul(1000))
+}
+
+fn people_of(message: &ChatMessage) -> impl Iterator<Item = crate::chat::PersonId> {
+    let author = match &message.author {
+        Author::Person { id, .. } => Some(id.clone()),
+        _ => None,
+    };
+    author.into_iter().chain(message.mentions.clone())
+}
+
+/// Runs a session's calls to the agent one after another.
+async fn run_lane(
+    shared: Arc<Shared>,
+    key: ThreadKey,
+    letters: mpsc::Sender<Letter>,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+) {
+    loop {
+        let job = tokio::select! {
+            biased;
+            () = shared.ending.cancelled() => return,
+            job = jobs.recv() => job,
+        };
+        let Some(job) = job else { return };
+        let answer = tokio::select! {
+            biased;
+            () = shared.ending.cancelled() => return,
+            answer = run_job(&shared, &key, job) => answer,
+        };
+        reply(&letters, answer).await;
+    }
+}
+
+async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> SessionInput {
+    let runtime = &shared.parts.runtime;
+    match job {
+        Job::Open { spec, known } => {
+            if let Err(error) = workspace::prepare(&spec.workspace).await {
+                let reason =
+                    format!("the workspace cannot be made: {error}; check the disk and who owns SESSIONS_ROOT");
+                return SessionInput::Opened(Err(OpenError::Unavailable { reason }));
+            }
+            let result = runtime.open(&spec, known).await;
+            match &result {
+                Ok(opened) => shared.registry.bind(&opened.thread, key),
+                Err(error) => tracing::warn!(session = %key, %error, "the agent's thread is not open"),
+            }
+            SessionInput::Opened(result)
+        }
+        Job::Submit { thread, input, overflow, workspace } => {
+            let row = input.id.clone();
+            if let Some(overflow) = overflow
+                && let Err(error) = workspace::write_overflow(&workspace, &overflow).await
+            {
+                let reason = format!("the long message could not be written into the workspace: {error}");
+                return SessionInput::Submitted { row, result: Err(SubmitError::Refused { reason }) };
+            }
+            let result = runtime.submit(&thread, &input).await;
+            match &result {
+                Ok(submitted) => {
+                    tracing::info!(session = %key, input = %row, turn = %submitted.turn, "given to the agent")
+                }
+                Err(error) => tracing::warn!(session = %key, input = %row, %error, "not given to the agent"),
+            }
+            SessionInput::Submitted { row, result }
+        }
+        Job::ReadFates { thread, ids } => {
+            let result = runtime.fate(&thread, &ids).await;
+            if let Err(error) = &result {
+                tracing::warn!(session = %key, %error, "what became of an input is not known yet");
+            }
+            SessionInput::Fates(result)
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Commits envelopes, and keeps the link to the platform.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::Shared;
+use crate::chat::{Intake, LinkError, RawEnvelope};
+use crate::store::{Accepted, JournalRow, StoreError};
+
+/// Commits an envelope, then hands its row to the router.
+struct Journal {
+    shared: Arc<Shared>,
+    rows: mpsc::Sender<JournalRow>,
+}
+
+#[async_trait]
+impl Intake for Journal {
+    async fn accept(&self, envelope: RawEnvelope) -> Result<Accepted, StoreError> {
+        let mut accepted = self.shared.parts.store.accept(vec![envelope.clone()]).await?;
+        let accepted = accepted.pop().ok_or_else(|| StoreError::new("the store gave no row for an envelope"))?;
+        if accepted.fresh {
+            // A router that is behind finds the row in the journal: the acknowledgement never waits for it.
+            let _ = self.rows.try_send(JournalRow { id: accepted.id, envelope });
+        }
+        Ok(accepted)
+    }
+}
+
+/// Runs the link until the broker closes.
+pub(super) fn start(shared: &Arc<Shared>, rows: mpsc::Sender<JournalRow>) {
+    let intake = Arc::new(Journal { shared: Arc::clone(shared), rows });
+    let transport = Arc::clone(&shared.parts.transport);
+    let stop = shared.closing.clone();
+    shared.tasks.spawn(async move {
+        match transport.run(intake, stop).await {
+            Ok(()) => tracing::info!("the link to the chat platform is closed"),
+            Err(LinkError::Fatal { reason }) => tracing::error!(reason, "the link to the chat platform has ended"),
+        }
+    });
+}

@@ -1,0 +1,396 @@
+//! One task per live session: its machine, its queue, its commits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
+use tokio::sync::mpsc;
+
+use super::effects::Hands;
+use super::registry::{self, Letter};
+use super::{Shared, router};
+use crate::admission::Verdict;
+use crate::chat::{Author, ChatMessage, ChatOp, LookupError, OpKey, Parsed, Person, PersonId, ThreadKey};
+use crate::clock::Timestamp;
+use crate::prompt;
+use crate::session::{Arrival, Birth, SessionInput, SessionMachine, Step};
+use crate::store::{CommitError, Fence, JournalFate, JournalId, JournalRow, SessionCommit, SessionId, StoreError};
+
+/// A reply that came before its root's mention is taken when the mention follows within this time.
+const UNROUTED_KEPT: Duration = Duration::from_secs(10 * 60);
+
+/// A message of the journal on its way to a session.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) journal: JournalId,
+    pub(super) message: ChatMessage,
+    /// Whether it may open a session.
+    pub(super) opens: bool,
+    /// Whether it says `-stop`.
+    pub(super) stops: bool,
+}
+
+/// A message whose author is known.
+struct Admitted {
+    incoming: Incoming,
+    people: Vec<Person>,
+    verdict: Verdict,
+    channel_name: Option<String>,
+}
+
+/// Why a session's task ends.
+enum End {
+    /// Nothing is open in it.
+    Quiet,
+    /// The broker ends.
+    Broker,
+    /// The rows are not what the machine believes them to be.
+    Conflict,
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    key: ThreadKey,
+    number: u64,
+    inbox: mpsc::Receiver<Letter>,
+    hands: Hands,
+    fence: Fence,
+    machine: Option<SessionMachine>,
+    /// Messages whose authors are being looked up: in order, so that nobody overtakes anybody.
+    admissions: FuturesOrdered<BoxFuture<'static, Admitted>>,
+    /// The same for `-stop`, which goes past the others.
+    stops: FuturesUnordered<BoxFuture<'static, Admitted>>,
+    quiet_since: Timestamp,
+}
+
+/// Starts the task of a session.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    key: ThreadKey,
+    number: u64,
+    inbox: mpsc::Receiver<Letter>,
+    letters: mpsc::Sender<Letter>,
+) {
+    let session = Session {
+        hands: Hands::new(shared, &key, letters),
+        shared: Arc::clone(shared),
+        key,
+        number,
+        inbox,
+        fence: Fence::default(),
+        machine: None,
+        admissions: FuturesOrdered::new(),
+        stops: FuturesUnordered::new(),
+        quiet_since: shared.parts.clock.now(),
+    };
+    shared.tasks.spawn(session.run());
+}
+
+impl Session {
+    async fn run(mut self) {
+        let end = match self.load().await {
+            Ok(()) => self.work().await,
+            Err(end) => end,
+        };
+        self.shared.registry.remove(&self.key, self.number);
+        match end {
+            End::Broker => {}
+            End::Quiet => self.hand_over().await,
+            End::Conflict => {
+                tracing::error!(session = %self.key, "the session's rows were changed by somebody else; it is loaded anew");
+                self.hand_over().await;
+                registry::wake(&self.shared, &self.key);
+            }
+        }
+    }
+
+    /// Gives what came too late to the session's next task.
+    ///
+    /// The agent's thread stays loaded: closing it would end the commands that the agent left running in it.
+    async fn hand_over(&mut self) {
+        self.inbox.close();
+        while let Some(letter) = self.inbox.recv().await {
+            if let Err(Letter::Message(incoming)) = registry::try_send(&self.shared, &self.key, letter) {
+                self.shared.registry.let_go([incoming.journal]);
+            }
+        }
+    }
+
+    /// Takes the session and what is open in it.
+    async fn load(&mut self) -> Result<(), End> {
+        let mut wait = Duration::from_millis(100);
+        let (fence, rows) = loop {
+            match self.shared.parts.store.claim(&self.key, &self.shared.owner).await {
+                Ok(claimed) => break claimed,
+                Err(error) => self.store_failed(&error, &mut wait).await?,
+            }
+        };
+        self.fence = fence;
+        let now = self.shared.parts.clock.now();
+        self.machine = SessionMachine::load(Arc::clone(&self.shared.around), fence, rows, now);
+        if let Some(thread) = self.machine.as_ref().and_then(|machine| machine.record().agent_thread.clone()) {
+            self.shared.registry.bind(&thread, &self.key);
+        }
+        if self.machine.is_some() {
+            self.step(SessionInput::Recover).await?;
+        }
+        Ok(())
+    }
+
+    async fn work(&mut self) -> End {
+        loop {
+            let quiet = self.is_quiet();
+            self.shared.registry.set_busy(&self.key, self.number, !quiet);
+            let deadline = self.machine.as_ref().and_then(SessionMachine::deadline);
+            let clock = Arc::clone(&self.shared.parts.clock);
+            let put_away = self.quiet_since.plus(self.shared.settings.session_idle);
+            let result = tokio::select! {
+                biased;
+                () = self.shared.ending.cancelled() => return End::Broker,
+                Some(admitted) = self.stops.next(), if !self.stops.is_empty() => self.admitted(admitted).await,
+                Some(admitted) = self.admissions.next(), if !self.admissions.is_empty() => self.admitted(admitted).await,
+                letter = self.inbox.recv() => match letter {
+                    Some(letter) => self.letter(letter).await,
+                    None => return End::Quiet,
+                },
+                () = clock.sleep_until(deadline.unwrap_or_default()), if deadline.is_some() => self.step(SessionInput::Tick).await,
+                () = clock.sleep_until(put_away), if quiet => return End::Quiet,
+            };
+            if let Err(end) = result {
+                return end;
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.admissions.is_empty()
+            && self.stops.is_empty()
+            && self.machine.as_ref().is_none_or(SessionMachine::is_quiet)
+    }
+
+    async fn letter(&mut self, letter: Letter) -> Result<(), End> {
+        self.quiet_since = self.shared.parts.clock.now();
+        match letter {
+            Letter::Wake => Ok(()),
+            Letter::Input(input) => self.step(*input).await,
+            Letter::Message(incoming) => {
+                let names_channel = self.machine.is_none() && incoming.opens;
+                let stops = incoming.stops;
+                let admission = admit(Arc::clone(&self.shared), *incoming, names_channel).boxed();
+                if stops {
+                    self.stops.push(admission);
+                } else {
+                    self.admissions.push_back(admission);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// A message whose author is known: it becomes an input, or is settled.
+    async fn admitted(&mut self, admitted: Admitted) -> Result<(), End> {
+        let Admitted { incoming, people, verdict, channel_name } = admitted;
+        let Incoming { journal, message, opens, stops } = incoming;
+        if let Verdict::Denied { reason } = verdict {
+            let (shared, told) = (Arc::clone(&self.shared), message);
+            self.shared.tasks.spawn(async move { tell_denied(&shared, &told, reason).await });
+            return self.settle(journal, JournalFate::Denied { reason: reason.to_owned() }).await;
+        }
+        if self.is_known(&message).await? {
+            return self.settle(journal, JournalFate::Ignored { reason: "already in the inbox".to_owned() }).await;
+        }
+        let instructs = verdict == Verdict::Instruct;
+        let arrival = Arrival { journal: Some(journal), message, people, instructs };
+        match (self.machine.is_some(), stops) {
+            (true, true) if instructs => self.step(SessionInput::Stop { arrival }).await,
+            (true, _) => self.step(SessionInput::Message(arrival)).await,
+            (false, true) => {
+                router::answer_stop(&self.shared, &arrival.message, false).await;
+                self.settle(journal, JournalFate::Done).await
+            }
+            (false, false) if opens && instructs => self.begin(arrival, channel_name).await,
+            (false, false) if opens => {
+                self.settle(journal, JournalFate::Ignored { reason: "bots open nothing".to_owned() }).await
+            }
+            (false, false) => self.settle(journal, JournalFate::Unrouted { thread: self.key.clone() }).await,
+        }
+    }
+
+    /// Whether the message is in the inbox: (installation, conversation, message) is one row, whatever arrives how often.
+    async fn is_known(&mut self, message: &ChatMessage) -> Result<bool, End> {
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match self.shared.parts.store.has_message(&message.conversation, &message.id).await {
+                Ok(known) => return Ok(known),
+                Err(error) => self.store_failed(&error, &mut wait).await?,
+            }
+        }
+    }
+
+    /// Opens the session with its first message, and takes up replies that came before it.
+    async fn begin(&mut self, first: Arrival, channel_name: Option<String>) -> Result<(), End> {
+        let birth = Birth {
+            id: SessionId::new(self.shared.parts.ids.next()),
+            folder: crate::workspace::folder(&self.key, self.shared.settings.home.as_ref()),
+            channel_name,
+        };
+        let now = self.shared.parts.clock.now();
+        let at = first.message.at;
+        let around = Arc::clone(&self.shared.around);
+        self.machine = Some(SessionMachine::begin(around, self.fence, birth, &first, now));
+        tracing::info!(session = %self.key, "a session begins");
+        self.step(SessionInput::Message(first)).await?;
+        match self.shared.parts.store.take_unrouted(&self.key, now.minus(UNROUTED_KEPT)).await {
+            Ok(rows) => {
+                for row in rows {
+                    self.take_up(row, at);
+                }
+            }
+            Err(error) => tracing::warn!(session = %self.key, %error, "early replies could not be looked for"),
+        }
+        Ok(())
+    }
+
+    /// A reply that came before the mention. What was written before it too is part of the history that goes along.
+    fn take_up(&mut self, row: JournalRow, mention: crate::chat::ChatTime) {
+        let Parsed::Message(message) = self.shared.parts.transport.parse(&row.envelope) else { return };
+        if message.at <= mention {
+            let (shared, id) = (Arc::clone(&self.shared), row.id);
+            let fate = JournalFate::Ignored { reason: "part of the history".to_owned() };
+            self.shared.tasks.spawn(async move {
+                if let Err(error) = router::settle(&shared, id, fate).await {
+                    tracing::warn!(%error, "a journal row could not be settled");
+                }
+            });
+        } else if self.shared.registry.take_in(row.id) {
+            let incoming = Incoming { journal: row.id, message: *message, opens: false, stops: false };
+            self.admissions.push_back(admit(Arc::clone(&self.shared), incoming, false).boxed());
+        }
+    }
+
+    async fn settle(&mut self, journal: JournalId, fate: JournalFate) -> Result<(), End> {
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match router::settle(&self.shared, journal, fate.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.store_failed(&error, &mut wait).await?,
+            }
+        }
+    }
+
+    /// One input, its commit, then its effects.
+    async fn step(&mut self, input: SessionInput) -> Result<(), End> {
+        let now = self.shared.parts.clock.now();
+        let Some(machine) = &mut self.machine else { return Ok(()) };
+        let Step { commit, effects } = machine.handle(input, now);
+        let read = commit.read.clone();
+        if !commit.is_empty() {
+            self.commit(commit).await?;
+            self.quiet_since = now;
+        }
+        self.shared.registry.let_go(read);
+        if let Some(machine) = &self.machine {
+            for effect in effects {
+                self.hands.perform(effect, machine);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a step durable. A store that fails holds this up: nothing may happen that is not remembered.
+    async fn commit(&mut self, commit: SessionCommit) -> Result<(), End> {
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match self.shared.parts.store.commit(commit.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(CommitError::Store(error)) => self.store_failed(&error, &mut wait).await?,
+                Err(error @ (CommitError::Fenced | CommitError::Stale { .. })) => {
+                    tracing::error!(session = %self.key, %error, "a step could not be committed");
+                    return Err(End::Conflict);
+                }
+            }
+        }
+    }
+
+    async fn store_failed(&mut self, error: &StoreError, wait: &mut Duration) -> Result<(), End> {
+        tracing::error!(session = %self.key, %error, "the store failed; trying again");
+        let until = self.shared.parts.clock.now().plus(*wait);
+        *wait = (*wait * 2).min(Duration::from_secs(5));
+        tokio::select! {
+            () = self.shared.ending.cancelled() => Err(End::Broker),
+            () = self.shared.parts.clock.sleep_until(until) => Ok(()),
+        }
+    }
+}
+
+/// Finds out what an author may do and how people are called.
+async fn admit(shared: Arc<Shared>, incoming: Incoming, names_channel: bool) -> Admitted {
+    let message = &incoming.message;
+    let mut asked: Vec<PersonId> = message.mentions.clone();
+    if let Author::Person { id, .. } = &message.author {
+        asked.insert(0, id.clone());
+    }
+    asked.truncate(50);
+    let channel = async {
+        if !names_channel {
+            return None;
+        }
+        let name = shared.parts.transport.conversation_name(&message.conversation);
+        tokio::time::timeout(super::people::NAME_LIMIT, name).await.ok().and_then(Result::ok).flatten()
+    };
+    let (verdict, people, channel_name) = tokio::join!(judge(&shared, message), shared.people.names(asked), channel);
+    Admitted { people, verdict, channel_name, incoming }
+}
+
+/// What the author may do. Whoever cannot be looked up for now is waited for: their message stays in the journal.
+async fn judge(shared: &Shared, message: &ChatMessage) -> Verdict {
+    let policy = &shared.settings.policy;
+    if let Some(verdict) = policy.at_sight(message) {
+        return verdict;
+    }
+    let Author::Person { id, .. } = &message.author else { return Verdict::ContextOnly };
+    let mut wait = Duration::from_millis(500);
+    loop {
+        match shared.people.person(id).await {
+            Ok(person) => return policy.judge(message, &person),
+            Err(LookupError::NotFound) => {
+                return Verdict::Denied { reason: "the account is not known to this workspace" };
+            }
+            Err(LookupError::Forbidden { code }) => {
+                tracing::warn!(code, "people cannot be looked up, so only those named in the settings may instruct");
+                return Verdict::Denied { reason: "it cannot check who you are (the scope users:read is missing)" };
+            }
+            Err(LookupError::Unavailable { reason }) => {
+                tracing::warn!(reason, "an author could not be looked up; trying again");
+                shared.parts.clock.sleep_until(shared.parts.clock.now().plus(wait)).await;
+                wait = (wait * 2).min(Duration::from_secs(30));
+            }
+        }
+    }
+}
+
+/// Why the author may not instruct, if they may not.
+pub(super) async fn denied(shared: &Shared, message: &ChatMessage) -> Option<&'static str> {
+    match judge(shared, message).await {
+        Verdict::Instruct => None,
+        Verdict::ContextOnly => Some("bots may not instruct it"),
+        Verdict::Denied { reason } => Some(reason),
+    }
+}
+
+/// Tells a person, at most once an hour and conversation, that they may not instruct.
+pub(super) async fn tell_denied(shared: &Shared, message: &ChatMessage, reason: &str) {
+    let Author::Person { id, .. } = &message.author else { return };
+    if !shared.parts.transport.capabilities().ephemeral
+        || !shared.people.may_be_told(id, &message.conversation.conversation)
+    {
+        return;
+    }
+    let op = ChatOp::Ephemeral { thread: message.thread(), person: id.clone(), text: prompt::denied(reason) };
+    let key = OpKey::new(shared.parts.ids.next());
+    if let Err(error) = shared.parts.transport.perform(&key, &op).await {
+        tracing::debug!(%error, "somebody could not be told that they may not instruct");
+    }
+}

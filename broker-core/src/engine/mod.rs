@@ -1,0 +1,223 @@
+//! The shell around the pure machines: tasks, channels, and the order in which things become durable.
+//!
+//! ```text
+//! transport ─> intake ─commit─> journal ─parse─> router ─> live session ─> machine ─> AgentRuntime
+//!               └ ack after the commit                       │ commit, then effects      │
+//! transport <─ sender <──────────────── outbox rows <────────┴──── supervisor <──────────┘
+//! ```
+//!
+//! | file | the task, and what it owns |
+//! | --- | --- |
+//! | `intake` | commits envelopes; the transport acknowledges after that |
+//! | `router` | reads journal rows and says which session they are for |
+//! | `registry` | which sessions are live |
+//! | `live` | one task per live session: its machine, its queue |
+//! | `effects` | what a session's steps ask for: calls to the agent, look-ups |
+//! | `sender` | one task per thread with open parts |
+//! | `supervisor` | the runtime's events, handed to their sessions |
+//! | `people` | who somebody is, remembered for a day |
+
+mod effects;
+mod intake;
+mod live;
+mod people;
+mod registry;
+mod router;
+mod sender;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::Policy;
+use crate::agent::AgentRuntime;
+use crate::chat::{ChatTransport, InstallationId};
+use crate::clock::Clock;
+use crate::health::PartHealth;
+use crate::history::HistoryProvider;
+use crate::ids::IdSource;
+use crate::session::Surroundings;
+use crate::store::{OwnerId, StateStore, StoreError};
+
+use people::People;
+use registry::Registry;
+use sender::Sender;
+
+/// The implementations that a broker is made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// The chat platform.
+    pub transport: Arc<dyn ChatTransport>,
+    /// What it already holds.
+    pub history: Arc<dyn HistoryProvider>,
+    /// The agent.
+    pub runtime: Arc<dyn AgentRuntime>,
+    /// What survives a crash.
+    pub store: Arc<dyn StateStore>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Identifiers.
+    pub ids: Arc<dyn IdSource>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+/// What an operator can choose.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Below this, each session has its folder. Absolute.
+    pub sessions_root: PathBuf,
+    /// The shared clones. Absolute.
+    pub repos_root: PathBuf,
+    /// The installation whose name is left out of folder names.
+    pub home: Option<InstallationId>,
+    /// Who may instruct beside the full members of the installing workspace.
+    pub policy: Policy,
+    /// How many earlier messages go along with a first mention; zero for none.
+    pub initial_history: usize,
+    /// The most that one look at the history may bring.
+    pub history_limit: usize,
+    /// A turn without a sign of life for this long is interrupted.
+    pub turn_idle: Duration,
+    /// A session in which nothing is open is put away after this long.
+    pub session_idle: Duration,
+    /// Journal rows that were settled longer ago than this are deleted.
+    pub journal_kept: Duration,
+}
+
+impl Settings {
+    /// The defaults, with the two folders that have none.
+    pub fn new(sessions_root: PathBuf, repos_root: PathBuf) -> Self {
+        Self {
+            sessions_root,
+            repos_root,
+            home: None,
+            policy: Policy::default(),
+            initial_history: 8,
+            history_limit: 50,
+            turn_idle: Duration::from_secs(15 * 60),
+            session_idle: Duration::from_secs(10 * 60),
+            journal_kept: Duration::from_secs(7 * 24 * 60 * 60),
+        }
+    }
+}
+
+/// What every task of the engine shares.
+pub(crate) struct Shared {
+    pub(crate) parts: Parts,
+    pub(crate) settings: Settings,
+    pub(crate) around: Arc<Surroundings>,
+    pub(crate) owner: OwnerId,
+    pub(crate) people: People,
+    pub(crate) registry: Registry,
+    pub(crate) sender: Sender,
+    pub(crate) tasks: TaskTracker,
+    /// No new envelopes.
+    pub(crate) closing: CancellationToken,
+    /// Sessions and the sender end.
+    pub(crate) ending: CancellationToken,
+}
+
+/// A running broker. Dropping it stops its tasks without a drain; what was committed goes on with the next one.
+pub struct Broker {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("live_sessions", &self.shared.registry.count()).finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Starts the broker's tasks, takes up what an earlier one left open, and opens the link to the platform.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn start(parts: Parts, settings: Settings) -> Result<Self, StoreError> {
+        let transport = Arc::clone(&parts.transport);
+        let around = Arc::new(Surroundings {
+            render: Arc::new(move |text| transport.render(text)),
+            sessions_root: settings.sessions_root.clone(),
+            turn_idle: settings.turn_idle,
+            initial_history: settings.initial_history.min(settings.history_limit),
+            history_limit: settings.history_limit,
+        });
+        let shared = Arc::new(Shared {
+            owner: OwnerId::new(parts.ids.next()),
+            people: People::new(&parts),
+            registry: Registry::default(),
+            sender: Sender::new(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            ending: CancellationToken::new(),
+            parts,
+            settings,
+            around,
+        });
+        let broker = Self { shared: Arc::clone(&shared) };
+        supervisor::start(&shared);
+        for thread in shared.parts.store.threads_with_parts().await? {
+            sender::wake(&shared, &thread);
+        }
+        for key in shared.parts.store.sessions_with_work().await? {
+            registry::wake(&shared, &key);
+        }
+        let rows = router::start(&shared);
+        intake::start(&shared, rows);
+        Ok(broker)
+    }
+
+    /// How the outbox stands, now and from now on.
+    pub fn outbox_health(&self) -> watch::Receiver<PartHealth> {
+        self.shared.sender.health()
+    }
+
+    /// How many sessions are live, that is in memory.
+    pub fn live_sessions(&self) -> usize {
+        self.shared.registry.count()
+    }
+
+    /// Ends the broker: no new envelopes; turns that run may end within `grace`, those that do not are continued by the
+    /// next broker; what is being sent is finished; the agent's process is ended.
+    pub async fn drain(self, grace: Duration) {
+        let shared = &self.shared;
+        shared.closing.cancel();
+        let quiet = async {
+            while shared.registry.busy() > 0 {
+                shared.registry.changed().await;
+            }
+        };
+        if tokio::time::timeout(grace, quiet).await.is_err() {
+            tracing::info!(busy = shared.registry.busy(), "the grace period is over; the next broker goes on");
+        }
+        shared.sender.settle(Duration::from_secs(5).min(grace)).await;
+        shared.ending.cancel();
+        shared.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(15), shared.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+        shared.parts.runtime.shutdown(Duration::from_secs(5)).await;
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+        self.shared.ending.cancel();
+        self.shared.tasks.close();
+    }
+}

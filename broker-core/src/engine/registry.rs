@@ -1,0 +1,157 @@
+//! Which sessions are live, and how something reaches one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::{Shared, live};
+use crate::agent::AgentThreadId;
+use crate::chat::ThreadKey;
+use crate::session::SessionInput;
+use crate::store::JournalId;
+
+/// Inputs that may wait for one session. Messages over it stay in the journal and are read again later.
+const QUEUE: usize = 1024;
+
+/// Something for a live session.
+#[derive(Debug)]
+pub(super) enum Letter {
+    /// A message of the journal.
+    Message(Box<live::Incoming>),
+    /// An input for the machine.
+    Input(Box<SessionInput>),
+    /// Nothing but the wish that the session is live.
+    Wake,
+}
+
+#[derive(Debug)]
+struct Entry {
+    letters: mpsc::Sender<Letter>,
+    /// Tells a session that ended from the one that took its place.
+    number: u64,
+    busy: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    live: HashMap<ThreadKey, Entry>,
+    threads: HashMap<AgentThreadId, ThreadKey>,
+    /// Journal rows that a session has and has not settled yet.
+    in_flight: std::collections::HashSet<JournalId>,
+    next: u64,
+}
+
+/// The live sessions. The lock is held for map operations alone, never across an await.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+impl Registry {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.inner().live.len()
+    }
+
+    pub(super) fn busy(&self) -> usize {
+        self.inner().live.values().filter(|entry| entry.busy).count()
+    }
+
+    /// Returns when a session became busy, quiet or ended; may return early.
+    pub(super) async fn changed(&self) {
+        // A second look after a while stands in for a notification that came between the caller's look and this wait.
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(100), self.changed.notified()).await;
+    }
+
+    pub(super) fn is_live(&self, key: &ThreadKey) -> bool {
+        self.inner().live.contains_key(key)
+    }
+
+    pub(super) fn letters(&self, key: &ThreadKey) -> Option<mpsc::Sender<Letter>> {
+        self.inner().live.get(key).map(|entry| entry.letters.clone())
+    }
+
+    pub(super) fn all(&self) -> Vec<mpsc::Sender<Letter>> {
+        self.inner().live.values().map(|entry| entry.letters.clone()).collect()
+    }
+
+    pub(super) fn set_busy(&self, key: &ThreadKey, number: u64, busy: bool) {
+        if let Some(entry) = self.inner().live.get_mut(key)
+            && entry.number == number
+            && entry.busy != busy
+        {
+            entry.busy = busy;
+            self.changed.notify_waiters();
+        }
+    }
+
+    pub(super) fn remove(&self, key: &ThreadKey, number: u64) {
+        let mut inner = self.inner();
+        if inner.live.get(key).is_some_and(|entry| entry.number == number) {
+            inner.live.remove(key);
+            inner.threads.retain(|_, session| session != key);
+        }
+        drop(inner);
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn bind(&self, thread: &AgentThreadId, key: &ThreadKey) {
+        self.inner().threads.insert(thread.clone(), key.clone());
+    }
+
+    pub(super) fn session_of(&self, thread: &AgentThreadId) -> Option<ThreadKey> {
+        self.inner().threads.get(thread).cloned()
+    }
+
+    /// Notes that a journal row is being handled; `false` when it already is.
+    pub(super) fn take_in(&self, id: JournalId) -> bool {
+        self.inner().in_flight.insert(id)
+    }
+
+    /// The row is settled, or shall be read from the journal again.
+    pub(super) fn let_go(&self, ids: impl IntoIterator<Item = JournalId>) {
+        let mut inner = self.inner();
+        for id in ids {
+            inner.in_flight.remove(&id);
+        }
+    }
+
+    /// The way to a session, which is made live when it is not.
+    fn reach(shared: &Arc<Shared>, key: &ThreadKey) -> mpsc::Sender<Letter> {
+        let mut inner = shared.registry.inner();
+        if let Some(entry) = inner.live.get(key) {
+            return entry.letters.clone();
+        }
+        let (letters, inbox) = mpsc::channel(QUEUE);
+        let number = inner.next;
+        inner.next += 1;
+        inner.live.insert(key.clone(), Entry { letters: letters.clone(), number, busy: false });
+        drop(inner);
+        live::start(shared, key.clone(), number, inbox, letters.clone());
+        letters
+    }
+}
+
+/// Hands a letter to a session without waiting. Gives it back when the session's queue is full.
+pub(super) fn try_send(shared: &Arc<Shared>, key: &ThreadKey, mut letter: Letter) -> Result<(), Letter> {
+    // A session may end between the look-up and the hand-over: then there is a new one the next time.
+    for _ in 0..8 {
+        match Registry::reach(shared, key).try_send(letter) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::error::TrySendError::Full(back)) => return Err(back),
+            Err(mpsc::error::TrySendError::Closed(back)) => letter = back,
+        }
+    }
+    Err(letter)
+}
+
+/// Makes a session live, so that it takes up what is open in it.
+pub(super) fn wake(shared: &Arc<Shared>, key: &ThreadKey) {
+    // A full queue means that the session is live.
+    let _ = try_send(shared, key, Letter::Wake);
+}

@@ -1,0 +1,183 @@
+//! Reads journal rows and says which session they are for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::registry::{self, Letter};
+use super::{Shared, live};
+use crate::chat::{ChatMessage, ChatOp, ConversationKind, OpKey, Parsed, PartBody, ThreadKey};
+use crate::prompt;
+use crate::session::SessionInput;
+use crate::store::{JournalFate, JournalId, JournalRow, StoreError};
+
+/// Rows that may wait for the router; over it they are found in the journal.
+const QUEUE: usize = 1024;
+/// How often the journal is searched for rows that nobody took.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Rows read from the journal at once.
+const BATCH: usize = 256;
+/// How often settled rows are deleted.
+const PRUNE: Duration = Duration::from_secs(60 * 60);
+/// The word that stops a run.
+const STOP: &str = "-stop";
+
+/// Starts the router. It begins with the rows that an earlier broker left unread.
+pub(super) fn start(shared: &Arc<Shared>) -> mpsc::Sender<JournalRow> {
+    let (sender, mut rows) = mpsc::channel(QUEUE);
+    let shared = Arc::clone(shared);
+    let tasks = shared.tasks.clone();
+    tasks.spawn(async move {
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut prune = tokio::time::interval(PRUNE);
+        prune.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.ending.cancelled() => return,
+                row = rows.recv() => match row {
+                    Some(row) => route(&shared, row).await,
+                    // The link is closed; sessions may still be at work.
+                    None => return,
+                },
+                _ = sweep.tick() => sweep_journal(&shared).await,
+                _ = prune.tick() => prune_journal(&shared).await,
+            }
+        }
+    });
+    sender
+}
+
+/// Takes up rows that are unread and that no session has.
+async fn sweep_journal(shared: &Arc<Shared>) {
+    let mut after = None;
+    loop {
+        match shared.parts.store.unread(after, BATCH).await {
+            Ok(rows) => {
+                let Some(last) = rows.last() else { return };
+                after = Some(last.id);
+                for row in rows {
+                    route(shared, row).await;
+                }
+            }
+            Err(error) => return tracing::warn!(%error, "the journal could not be read"),
+        }
+    }
+}
+
+async fn prune_journal(shared: &Arc<Shared>) {
+    let before = shared.parts.clock.now().minus(shared.settings.journal_kept);
+    match shared.parts.store.prune(before).await {
+        Ok(0) => {}
+        Ok(rows) => tracing::debug!(rows, "old journal rows were deleted"),
+        Err(error) => tracing::warn!(%error, "old journal rows could not be deleted"),
+    }
+}
+
+/// Routes one row. A row that cannot be handled now stays unread, and the next sweep finds it.
+async fn route(shared: &Arc<Shared>, row: JournalRow) {
+    let id = row.id;
+    if !shared.registry.take_in(id) {
+        return;
+    }
+    if let Err(error) = handle(shared, row).await {
+        tracing::warn!(%error, "a journal row could not be handled; it is tried again");
+        shared.registry.let_go([id]);
+    }
+}
+
+async fn handle(shared: &Arc<Shared>, row: JournalRow) -> Result<(), StoreError> {
+    match shared.parts.transport.parse(&row.envelope) {
+        Parsed::Message(message) => dispatch(shared, row.id, *message).await,
+        Parsed::Ignored { reason } => settle(shared, row.id, JournalFate::Ignored { reason: reason.to_owned() }).await,
+        Parsed::Unreadable { reason } => {
+            tracing::warn!(kind = row.envelope.kind, reason, "an envelope could not be read; it is kept");
+            settle(shared, row.id, JournalFate::Unreadable { reason }).await
+        }
+    }
+}
+
+/// Settles a row that makes no inbox row.
+pub(super) async fn settle(shared: &Shared, id: JournalId, fate: JournalFate) -> Result<(), StoreError> {
+    shared.parts.store.settle(vec![id], fate).await?;
+    shared.registry.let_go([id]);
+    Ok(())
+}
+
+async fn dispatch(shared: &Arc<Shared>, id: JournalId, message: ChatMessage) -> Result<(), StoreError> {
+    let key = message.thread();
+    let stops = message.files.is_empty() && message.control_text == STOP;
+    let direct = message.conversation_kind == ConversationKind::Direct;
+    let has_session = shared.registry.is_live(&key) || shared.parts.store.session(&key).await?.is_some();
+    let opens = !stops && (direct || message.mentions_self);
+    if stops && !has_session {
+        return stop_without_session(shared, id, message).await;
+    }
+    if !has_session && !opens {
+        let fate = match message.thread_root {
+            Some(_) => JournalFate::Unrouted { thread: key },
+            None => JournalFate::Ignored { reason: "not for the broker".to_owned() },
+        };
+        return settle(shared, id, fate).await;
+    }
+    let letter = Letter::Message(Box::new(live::Incoming { journal: id, message, opens, stops }));
+    if registry::try_send(shared, &key, letter).is_err() {
+        shared.registry.let_go([id]);
+    }
+    Ok(())
+}
+
+/// `-stop` where there is no session: at the top level of a direct message it is meant for every run in it.
+async fn stop_without_session(shared: &Arc<Shared>, id: JournalId, message: ChatMessage) -> Result<(), StoreError> {
+    let for_us = message.conversation_kind == ConversationKind::Direct || message.mentions_self;
+    if !for_us {
+        return settle(shared, id, JournalFate::Ignored { reason: "not for the broker".to_owned() }).await;
+    }
+    let top_of_direct = message.conversation_kind == ConversationKind::Direct && message.thread_root.is_none();
+    let busy = match top_of_direct {
+        true => shared.parts.store.busy_sessions_in(&message.conversation).await?,
+        false => Vec::new(),
+    };
+    let shared_task = Arc::clone(shared);
+    // The author has to be looked up first, which must not hold up other threads.
+    shared.tasks.spawn(async move {
+        let shared = shared_task;
+        if let Some(reason) = live::denied(&shared, &message).await {
+            live::tell_denied(&shared, &message, reason).await;
+            if let Err(error) = settle(&shared, id, JournalFate::Denied { reason: reason.to_owned() }).await {
+                tracing::warn!(%error, "a journal row could not be settled");
+                shared.registry.let_go([id]);
+            }
+            return;
+        }
+        if let Err(error) = settle(&shared, id, JournalFate::Done).await {
+            tracing::warn!(%error, "a stop could not be settled; it is tried again");
+            return shared.registry.let_go([id]);
+        }
+        let any = stop_all(&shared, &busy, &message);
+        answer_stop(&shared, &message, any).await;
+    });
+    Ok(())
+}
+
+fn stop_all(shared: &Arc<Shared>, busy: &[ThreadKey], message: &ChatMessage) -> bool {
+    let mut any = false;
+    for key in busy {
+        let letter = Letter::Input(Box::new(SessionInput::StopElsewhere { at: message.at }));
+        any |= registry::try_send(shared, key, letter).is_ok();
+    }
+    any
+}
+
+/// The answer to a `-stop` outside of any session. At most once: there is no session whose outbox could keep it.
+pub(super) async fn answer_stop(shared: &Shared, message: &ChatMessage, any: bool) {
+    let thread = message.thread();
+    let text = if any { prompt::STOPPED } else { prompt::NOTHING_TO_STOP };
+    let op = ChatOp::Post { thread, body: PartBody::Text { markup: text.to_owned() } };
+    let key = OpKey::new(shared.parts.ids.next());
+    if let Err(error) = shared.parts.transport.perform(&key, &op).await {
+        tracing::warn!(%error, "the answer to a stop was not delivered");
+    }
+}

@@ -1,0 +1,247 @@
+//! Sends what waits in the outbox: one task per thread with open parts, so that a slow thread delays no other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::Shared;
+use super::registry::{self, Letter};
+use crate::chat::{ChatOp, ChatTime, DeliverError, ThreadKey};
+use crate::clock::Timestamp;
+use crate::health::PartHealth;
+use crate::outbox::{self, Action};
+use crate::session::{PostOutcome, SessionInput};
+use crate::store::{PartChange, PartRow, PartState, StoreError};
+
+/// Calls to the platform that post, at once.
+const AT_ONCE: usize = 64;
+/// Parts of one thread that are loaded at once.
+const BATCH: usize = 64;
+/// The read-back begins this long before the first attempt, since the platform's clock is not ours.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+
+/// Threads with open parts: whether something was added since the thread's task last looked.
+#[derive(Debug, Default)]
+struct Lanes {
+    open: HashMap<ThreadKey, (bool, Arc<Notify>)>,
+    /// Parts for which a call is under way.
+    calling: usize,
+}
+
+/// The sender's shared state. The lock is held for map operations alone, never across an await.
+pub(crate) struct Sender {
+    lanes: Mutex<Lanes>,
+    idle: Notify,
+    slots: Semaphore,
+    health: watch::Sender<PartHealth>,
+}
+
+impl Sender {
+    pub(super) fn new() -> Self {
+        Self {
+            lanes: Mutex::default(),
+            idle: Notify::new(),
+            slots: Semaphore::new(AT_ONCE),
+            health: watch::Sender::new(PartHealth::well()),
+        }
+    }
+
+    pub(super) fn health(&self) -> watch::Receiver<PartHealth> {
+        self.health.subscribe()
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no call is under way, at most `limit`.
+    pub(super) async fn settle(&self, limit: Duration) {
+        let idle = async {
+            while self.lanes().calling > 0 {
+                let _ = tokio::time::timeout(Duration::from_millis(50), self.idle.notified()).await;
+            }
+        };
+        if tokio::time::timeout(limit, idle).await.is_err() {
+            tracing::warn!("a post is still on its way; the next broker looks it up");
+        }
+    }
+
+    fn calling(&self, begins: bool) {
+        let mut lanes = self.lanes();
+        lanes.calling = if begins { lanes.calling + 1 } else { lanes.calling.saturating_sub(1) };
+        drop(lanes);
+        self.idle.notify_waiters();
+    }
+}
+
+/// Says that a thread has open parts.
+pub(super) fn wake(shared: &Arc<Shared>, thread: &ThreadKey) {
+    let mut lanes = shared.sender.lanes();
+    if let Some((dirty, notify)) = lanes.open.get_mut(thread) {
+        *dirty = true;
+        notify.notify_one();
+        return;
+    }
+    let notify = Arc::new(Notify::new());
+    lanes.open.insert(thread.clone(), (false, Arc::clone(&notify)));
+    drop(lanes);
+    shared.tasks.spawn(run(Arc::clone(shared), thread.clone(), notify));
+}
+
+/// Whether the lane may end; not when something was added meanwhile.
+fn leave(shared: &Shared, thread: &ThreadKey) -> bool {
+    let mut lanes = shared.sender.lanes();
+    if let Some((dirty, _)) = lanes.open.get_mut(thread)
+        && *dirty
+    {
+        *dirty = false;
+        return false;
+    }
+    lanes.open.remove(thread);
+    true
+}
+
+async fn run(shared: Arc<Shared>, thread: ThreadKey, notify: Arc<Notify>) {
+    let mut failures = 0u32;
+    while !shared.ending.is_cancelled() {
+        match advance(&shared, &thread, &notify).await {
+            Ok(true) => failures = 0,
+            Ok(false) => {
+                if leave(&shared, &thread) {
+                    return;
+                }
+            }
+            Err(error) => {
+                failures += 1;
+                tracing::error!(session = %thread, %error, "the outbox could not be read or written; trying again");
+                let wait = Duration::from_millis(200).saturating_mul(1 << failures.min(5));
+                pause(&shared, &notify, shared.parts.clock.now().plus(wait), false).await;
+            }
+        }
+    }
+}
+
+async fn pause(shared: &Shared, notify: &Notify, until: Timestamp, may_be_woken: bool) {
+    tokio::select! {
+        () = shared.ending.cancelled() => {}
+        () = shared.parts.clock.sleep_until(until) => {}
+        () = notify.notified(), if may_be_woken => {}
+    }
+}
+
+/// Brings the thread's first open part one step further. `false` when there is none.
+async fn advance(shared: &Arc<Shared>, thread: &ThreadKey, notify: &Notify) -> Result<bool, StoreError> {
+    let parts = shared.parts.store.open_parts(thread, BATCH).await?;
+    let Some(part) = parts.first() else { return Ok(false) };
+    match outbox::decide(part, shared.parts.clock.now()) {
+        Action::Wait(until) => pause(shared, notify, until, true).await,
+        Action::Send => send(shared, part).await?,
+        Action::LookUp => look_up(shared, part).await?,
+    }
+    Ok(true)
+}
+
+async fn send(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError> {
+    let Ok(_slot) = shared.sender.slots.acquire().await else { return Ok(()) };
+    if shared.ending.is_cancelled() {
+        return Ok(());
+    }
+    let sending = outbox::sending(part, shared.parts.clock.now());
+    // Of the sender and a `-stop` the first committed wins.
+    if !change(shared, part.state, &sending).await? {
+        return Ok(());
+    }
+    shared.sender.calling(true);
+    let op = ChatOp::Post { thread: part.thread.clone(), body: part.body.clone() };
+    let result = shared.parts.transport.perform(&part.id, &op).await;
+    shared.sender.calling(false);
+    report(shared, part, &result);
+    let row = outbox::sent(&sending, &result, shared.parts.clock.now());
+    conclude(shared, PartState::Sending, row).await
+}
+
+fn report(shared: &Shared, part: &PartRow, result: &Result<crate::chat::Receipt, DeliverError>) {
+    match result {
+        Ok(_) => {
+            tracing::info!(session = %part.thread, part = %part.id, kind = part.kind.as_str(), "posted");
+            shared.sender.health.send_if_modified(|health| {
+                let changed = !health.ok;
+                *health = PartHealth::well();
+                changed
+            });
+        }
+        Err(error) => {
+            tracing::warn!(session = %part.thread, part = %part.id, %error, "a post was not confirmed");
+            if let DeliverError::Account { code } = error {
+                let reason = format!("Slack refuses our credentials ({code}); nothing is lost, posts wait");
+                shared.sender.health.send_replace(PartHealth::ill(reason));
+            }
+        }
+    }
+}
+
+async fn look_up(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError> {
+    let capabilities = shared.parts.transport.capabilities();
+    let begun = part.first_attempt_at.or(part.attempted_at).unwrap_or(part.created_at).minus(CLOCK_SLACK);
+    let since = ChatTime::from_micros(u64::try_from(begun.as_millis()).unwrap_or(0).saturating_mul(1000));
+    let found = shared.parts.transport.find(&part.thread, std::slice::from_ref(&part.id), since).await;
+    let settle = capabilities.read_back.then_some(capabilities.read_back_after);
+    let row = outbox::looked_up(part, &found, settle, shared.parts.clock.now());
+    tracing::info!(session = %part.thread, part = %part.id, state = row.state.as_str(), "a post in doubt was looked up");
+    conclude(shared, part.state, row).await
+}
+
+/// Writes down what became of a part. The answer of the platform must not be lost, so this is tried until it succeeds or
+/// the broker ends; then the next one looks the part up.
+async fn conclude(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Result<(), StoreError> {
+    let mut changes = vec![PartChange { expected, row: row.clone() }];
+    if row.state == PartState::Refused {
+        changes.extend(rest_of_post(shared, &row).await?);
+    }
+    if shared.parts.store.change_parts(changes).await? && !row.state.is_open() {
+        settled(shared, &row).await?;
+    }
+    Ok(())
+}
+
+/// The parts after a refused one: a post with a hole is not continued.
+async fn rest_of_post(shared: &Shared, refused: &PartRow) -> Result<Vec<PartChange>, StoreError> {
+    let parts = shared.parts.store.post(&refused.post).await?;
+    let rest = parts.into_iter().filter(|part| part.number > refused.number && part.state == PartState::Queued);
+    Ok(rest
+        .map(|part| PartChange { expected: PartState::Queued, row: PartRow { state: PartState::Dropped, ..part } })
+        .collect())
+}
+
+async fn change(shared: &Shared, expected: PartState, row: &PartRow) -> Result<bool, StoreError> {
+    shared.parts.store.change_parts(vec![PartChange { expected, row: row.clone() }]).await
+}
+
+/// Tells the session when a post is through.
+async fn settled(shared: &Arc<Shared>, last: &PartRow) -> Result<(), StoreError> {
+    if last.state == PartState::Sent && last.number < last.of {
+        return Ok(());
+    }
+    let parts = shared.parts.store.post(&last.post).await?;
+    if parts.iter().any(|part| part.state.is_open()) {
+        return Ok(());
+    }
+    let arrived = parts.iter().filter(|part| part.state == PartState::Sent).count();
+    let outcome = PostOutcome {
+        post: last.post.clone(),
+        kind: last.kind,
+        arrived: u32::try_from(arrived).unwrap_or(u32::MAX),
+        of: last.of,
+        error: (last.state != PartState::Sent).then(|| last.error.clone().unwrap_or_default()),
+    };
+    // A success is of interest to a tool call that waits; a failure has to be told even when the session is put away.
+    if outcome.error.is_some() || shared.registry.is_live(&last.thread) {
+        let letter = Letter::Input(Box::new(SessionInput::PostSettled(outcome)));
+        if registry::try_send(shared, &last.thread, letter).is_err() {
+            tracing::warn!(session = %last.thread, "the session is too busy to hear what became of a post");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! The runtime's events, handed to their sessions.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::registry::Letter;
+use crate::agent::{AgentAnswer, AgentEvent};
+use crate::session::SessionInput;
+
+/// Starts handing out events.
+///
+/// Waiting for one session's queue cannot hold up the others for long: a session's task waits for nothing but the store.
+pub(super) fn start(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    let tasks = shared.tasks.clone();
+    let mut events = shared.parts.runtime.events();
+    tasks.spawn(async move {
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = shared.ending.cancelled() => return,
+                event = events.recv() => event,
+            };
+            match event {
+                Some(event) => hand_out(&shared, event).await,
+                None => return,
+            }
+        }
+    });
+}
+
+async fn hand_out(shared: &Arc<Shared>, event: AgentEvent) {
+    if let AgentEvent::Down { epoch, reason } = &event {
+        tracing::warn!(epoch = epoch.0, reason, "the agent runtime's process is gone");
+    }
+    let Some(thread) = event.thread() else {
+        for letters in shared.registry.all() {
+            let _ = letters.send(Letter::Input(Box::new(SessionInput::Agent(event.clone())))).await;
+        }
+        return;
+    };
+    let letters = shared.registry.session_of(thread).and_then(|key| shared.registry.letters(&key));
+    match letters {
+        Some(letters) => {
+            let _ = letters.send(Letter::Input(Box::new(SessionInput::Agent(event)))).await;
+        }
+        None => {
+            tracing::debug!(thread = %thread, "an event of a thread that has no live session");
+            refuse(shared, event).await;
+        }
+    }
+}
+
+/// A tool call that nobody can take is refused, so that the agent does not wait for ever.
+async fn refuse(shared: &Arc<Shared>, event: AgentEvent) {
+    if let AgentEvent::ToolCall { request, .. } = event {
+        let answer = AgentAnswer::Tool { success: false, text: "this thread has no session any more".to_owned() };
+        if let Err(error) = shared.parts.runtime.answer(&request, answer).await {
+            tracing::debug!(%error, "a tool call is over before its answer");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! The engine on in-memory parts: every way through it, crashes included.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use serde_json::json;
+
+use super::*;
+use crate::agent::{AgentAnswer, AgentInput, FailureCause, OpenError, SubmitError};
+use crate::chat::{ChatTime, DeliverError, Person, PersonId, Standing, ThreadKey};
+use crate::clock::SystemClock;
+use crate::ids::CountingIds;
+use crate::prompt;
+use crate::store::StoreCounts;
+use crate::testing::memory_chat::Fault;
+use crate::testing::{Act, MemoryChat, MemoryStore, ScriptedAgent};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A broker on in-memory parts.
+struct House {
+    chat: MemoryChat,
+    agent: ScriptedAgent,
+    store: Arc<MemoryStore>,
+    ids: Arc<CountingIds>,
+    broker: Option<Broker>,
+    root: tempfile::TempDir,
+}
+
+impl House {
+    async fn new(script: impl Fn(&AgentInput) -> Vec<Act> + Send + Sync + 'static) -> Self {
+        let now = SystemClock::new().now().as_millis();
+        let start = ChatTime::from_micros(u64::try_from(now).unwrap() * 1000);
+        let mut house = Self {
+            chat: MemoryChat::starting_at(start),
+            agent: ScriptedAgent::new(script),
+            store: Arc::new(MemoryStore::new()),
+            ids: Arc::default(),
+            broker: None,
+            root: tempfile::tempdir().unwrap(),
+        };
+        house.start().await;
+        house
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            transport: Arc::new(self.chat.clone()),
+            history: Arc::new(self.chat.clone()),
+            runtime: Arc::new(self.agent.clone()),
+            store: self.store.clone(),
+            clock: Arc::new(SystemClock::new()),
+            ids: self.ids.clone(),
+        }
+    }
+
+    async fn start(&mut self) {
+        let settings = Settings::new(self.root.path().join("sessions"), self.root.path().join("repos"));
+        self.broker = Some(Broker::start(self.parts(), settings).await.unwrap());
+    }
+
+    async fn posts(&self, thread: &ThreadKey, count: usize) -> Vec<String> {
+        self.chat.wait_for_posts(thread, count, LIMIT).await.expect("the broker posts in time")
+    }
+
+    /// Waits until something holds.
+    async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let wait = async {
+            while !holds(self) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("{what}"));
+    }
+
+    fn counts(&self) -> StoreCounts {
+        self.store.counts().now_or_never().unwrap().unwrap()
+    }
+
+    /// Whether something was given and is in the history.
+    fn has_delivered(&self) -> bool {
+        !self.agent.given().is_empty() && self.counts().inbox_open == 0
+    }
+
+    /// How often the agent's threads hold a message with this text.
+    fn times_given(&self, text: &str) -> usize {
+        self.agent.given().iter().filter(|input| input.text.contains(text)).count()
+    }
+}
+
+fn finish(text: &str) -> Vec<Act> {
+    vec![Act::Finish(Some(text.to_owned()))]
+}
+
+fn post(text: &str, kind: &str) -> Act {
+    Act::Tool { name: "post".to_owned(), arguments: json!({"text": text, "kind": kind}) }
+}
+
+#[tokio::test]
+async fn a_mention_is_answered_and_a_reply_goes_on_in_the_same_thread() {
+    let house = House::new(|_| finish("hello")).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    assert_eq!(house.posts(&thread, 1).await, ["hello"]);
+    house.chat.say("C1", Some(&thread.root), "U1", "and more");
+    assert_eq!(house.posts(&thread, 2).await, ["hello", "hello"]);
+    assert_eq!(house.agent.opened_with().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_for_the_broker_starts_nothing() {
+    let house = House::new(|_| finish("hello")).await;
+    let alone = house.chat.say("C1", None, "U1", "just talking");
+    house.chat.say("C1", Some(&alone.root), "U2", "to each other");
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    house.posts(&thread, 1).await;
+    assert_eq!(house.agent.given().len(), 1);
+    assert_eq!(house.chat.posts(&alone), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_direct_message_opens_a_session_of_its_own() {
+    let house = House::new(|_| finish("hello")).await;
+    let one = house.chat.say("D1", None, "U1", "hi");
+    let two = house.chat.say("D1", None, "U1", "something else");
+    assert_eq!(house.posts(&one, 1).await, ["hello"]);
+    assert_eq!(house.posts(&two, 1).await, ["hello"]);
+    assert_eq!(house.agent.opened_with().len(), 2);
+}
+
+#[tokio::test]
+async fn a_mention_inside_a_thread_brings_the_latest_messages_along() {
+    let house = House::new(|_| finish("hello")).await;
+    let thread = house.chat.seed("C1", None, "U2", "the root");
+    for n in 0..450 {
+        house.chat.seed("C1", Some(&thread.root), "U2", &format!("talk {n}."));
+    }
+    house.chat.say("C1", Some(&thread.root), "U1", "@broker what do you think?");
+    house.posts(&thread, 1).await;
+    let text = house.agent.given()[0].text.clone();
+    for n in 442..450 {
+        assert!(text.contains(&format!("talk {n}.")), "{n} is missing");
+    }
+    assert!(!text.contains("talk 441."));
+    assert!(text.contains("what do you think?"));
+}
+
+#[tokio::test]
+async fn a_reply_that_comes_before_its_mention_is_taken_when_the_mention_comes() {
+    let house = House::new(|_| finish("hello")).await;
+    // The events arrive in the wrong order: the reply is routed while there is no session.
+    let thread = house.chat.seed("C1", None, "U1", "@broker (its event is late)");
+    house.chat.say("C1", Some(&thread.root), "U1", "the reply");
+    house.until("the reply is unrouted", |house| house.store.unrouted() == 1).await;
+    house.chat.redeliver(&thread.root);
+    house.until("both are given", |house| house.agent.given().len() == 2).await;
+    assert_eq!(house.times_given("the reply"), 1);
+}
+
+#[tokio::test]
+async fn what_arrives_twice_is_given_once() {
+    let house = House::new(|_| vec![Act::Pause, Act::Finish(Some("hello".to_owned()))]).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    house.chat.redeliver(&thread.root);
+    house.chat.redeliver(&thread.root);
+    house.until("it is given", |house| house.agent.given().len() == 1).await;
+    house.agent.resume();
+    assert_eq!(house.posts(&thread, 1).await, ["hello"]);
+    house.until("all is settled", |house| house.counts().journal_unread == 0).await;
+    assert_eq!(house.agent.given().len(), 1);
+}
+
+#[tokio::test]
+async fn messages_join_a_running_turn() {
+    let house = House::new(|_| vec![Act::Pause, Act::Finish(Some("done".to_owned()))]).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker one");
+    house.until("the turn runs", |house| house.agent.given().len() == 1).await;
+    house.chat.say("C1", Some(&thread.root), "U1", "two");
+    house.chat.say("C1", Some(&thread.root), "U1", "three");
+    house.until("all are given", |house| house.agent.given().len() == 3).await;
+    house.agent.resume();
+    assert_eq!(house.posts(&thread, 1).await, ["done"]);
+    let given = house.agent.given();
+    assert!(given[1].text.contains("two") && given[2].text.contains("three"), "in their order");
+}
+
+#[tokio::test]
+async fn a_stop_ends_the_turn_and_what_waited() {
+    let house = House::new(|_| vec![Act::Pause, Act::Finish(Some("done".to_owned()))]).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker work");
+    house.until("the turn runs", |house| house.agent.given().len() == 1).await;
+    house.chat.say("C1", Some(&thread.root), "U1", "-stop");
+    assert_eq!(house.posts(&thread, 1).await, [prompt::STOPPED]);
+    house.chat.say("C1", Some(&thread.root), "U1", "@broker -stop");
+    assert_eq!(house.posts(&thread, 2).await[1], prompt::NOTHING_TO_STOP);
+    assert_eq!(house.times_given("-stop"), 0);
+}
+
+#[tokio::test]
+async fn a_stop_opens_no_session_and_at_the_top_of_a_direct_message_stops_all_of_it() {
+    let house = House::new(|_| vec![Act::Pause, Act::Finish(Some("done".to_owned()))]).await;
+    let nothing = house.chat.say("C1", None, "U1", "@broker -stop");
+    assert_eq!(house.posts(&nothing, 1).await, [prompt::NOTHING_TO_STOP]);
+    assert_eq!(house.agent.opened_with().len(), 0);
+    house.chat.say("D1", None, "U1", "work");
+    house.until("the turn runs", |house| house.agent.given().len() == 1).await;
+    let stop = house.chat.say("D1", None, "U1", "-stop");
+    assert_eq!(house.posts(&stop, 1).await, [prompt::STOPPED]);
+    house.until("the turn ends", |house| house.broker.as_ref().unwrap().shared.registry.busy() == 0).await;
+}
+
+#[tokio::test]
+async fn a_turn_posts_by_tool_and_its_final_is_not_repeated() {
+    let house = House::new(|_| vec![post("on it", "progress"), post("done", "final"), finish("done").remove(0)]).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker work");
+    assert_eq!(house.posts(&thread, 2).await, ["on it", "done"]);
+    house.until("the calls are answered", |house| house.agent.answers().len() == 2).await;
+    assert_eq!(house.agent.answers()[0], AgentAnswer::Tool { success: true, text: "posted (1 message)".to_owned() });
+    house.until("the turn ends", |house| house.broker.as_ref().unwrap().shared.registry.busy() == 0).await;
+    assert_eq!(house.chat.posts(&thread).len(), 2);
+}
+
+#[tokio::test]
+async fn a_silent_end_is_woken_once_and_a_failure_is_told() {
+    let house = House::new(|_| vec![Act::Finish(None)]).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker work");
+    house.posts(&thread, 1).await;
+    assert_eq!(house.agent.given().len(), 2, "the message and one wake-up");
+
+    let house = House::new(|_| vec![Act::Fail(FailureCause::UsageLimit, "limit".to_owned())]).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker work");
+    assert_eq!(house.posts(&thread, 1).await.len(), 1);
+    assert_eq!(house.agent.given().len(), 1);
+}
+
+#[tokio::test]
+async fn strangers_and_bots_open_nothing() {
+    let house = House::new(|_| finish("hello")).await;
+    house.chat.add_person(Person {
+        id: PersonId::new("GUEST"),
+        display_name: None,
+        real_name: None,
+        username: None,
+        email: None,
+        team: None,
+        standing: Standing::Guest,
+    });
+    house.chat.say("C1", None, "GUEST", "@broker do it");
+    house.chat.say("C1", None, "GUEST", "@broker please");
+    house.chat.bot_says("C1", None, "BOT", "@broker loop with me");
+    house.until("all is settled", |house| house.counts().journal_unread == 0).await;
+    house.until("the guest is told", |house| !house.chat.ephemerals().is_empty()).await;
+    assert_eq!(house.chat.ephemerals().len(), 1, "once an hour");
+    assert_eq!(house.agent.given().len(), 0);
+}
+
+#[tokio::test]
+async fn a_lost_answer_of_the_platform_posts_nothing_twice() {
+    let house = House::new(|_| finish("hello")).await;
+    house.chat.fail_next(Fault::LoseAnswer);
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    house
+        .until("the part is found", |house| house.counts().parts_open == 0 && !house.chat.posts(&thread).is_empty())
+        .await;
+    assert_eq!(house.posts(&thread, 1).await, ["hello"]);
+}
+
+#[tokio::test]
+async fn a_post_that_is_refused_is_told_to_the_agent() {
+    let house = House::new(|_| vec![post("one", "progress"), finish("done").remove(0)]).await;
+    house.chat.fail_next(Fault::Fail(DeliverError::Refused { code: "is_archived".to_owned() }));
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    house.until("the call is answered", |house| !house.agent.answers().is_empty()).await;
+    let AgentAnswer::Tool { success, text } = &house.agent.answers()[0];
+    assert!(!success && text.contains("is_archived"), "{text}");
+    house.posts(&thread, 2).await;
+}
+
+#[tokio::test]
+async fn a_crash_of_the_runtime_during_a_turn_is_continued() {
+    let house = House::new(|input| match input.text.contains("TASK") {
+        true => vec![Act::Pause, Act::Finish(Some("never".to_owned()))],
+        false => finish("went on"),
+    })
+    .await;
+    let thread = house.chat.say("C1", None, "U1", "@broker TASK");
+    house.until("it is recorded", House::has_delivered).await;
+    house.agent.crash().await;
+    assert_eq!(house.posts(&thread, 1).await, ["went on"]);
+    assert_eq!(house.times_given("TASK"), 1, "not a second time");
+}
+
+#[tokio::test]
+async fn a_runtime_that_cannot_be_reached_loses_nothing() {
+    let house = House::new(|_| finish("hello")).await;
+    house.agent.fail_open(OpenError::Unavailable { reason: "not yet".to_owned() });
+    house.agent.fail_submit(SubmitError::Refused { reason: "not now".to_owned() });
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    assert_eq!(house.posts(&thread, 1).await, ["hello"]);
+    assert_eq!(house.agent.given().len(), 1);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_dropped_is_carried_on_by_the_next() {
+    let mut house = House::new(|input| match input.text.contains("TASK") {
+        true => vec![Act::Pause, Act::Finish(Some("never".to_owned()))],
+        false => finish("went on"),
+    })
+    .await;
+    let thread = house.chat.say("C1", None, "U1", "@broker TASK");
+    house.until("it is recorded", House::has_delivered).await;
+    // The broker and the runtime die together; the next broker gets a fresh runtime that knows the recorded history.
+    house.broker = None;
+    house.agent.crash().await;
+    house.agent = house.agent.successor();
+    house.start().await;
+    assert_eq!(house.posts(&thread, 1).await, ["went on"]);
+    assert_eq!(house.times_given("TASK"), 1);
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_the_turn_that_runs() {
+    let mut house = House::new(|_| vec![Act::Pause, Act::Finish(Some("done".to_owned()))]).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    house.until("the turn runs", |house| house.agent.given().len() == 1).await;
+    let broker = house.broker.take().unwrap();
+    let drain = tokio::spawn(broker.drain(LIMIT));
+    house.agent.resume();
+    drain.await.unwrap();
+    assert_eq!(house.chat.posts(&thread), ["done"]);
+}
+
+#[tokio::test]
+async fn a_hundred_threads_do_not_get_into_each_other() {
+    let house = House::new(|input| finish(&format!("re {}", input.text))).await;
+    let threads: Vec<_> =
+        (0..100).map(|n| (n, house.chat.say("C1", None, "U1", &format!("@broker number <{n}>")))).collect();
+    for (n, thread) in threads {
+        let posts = house.posts(&thread, 1).await;
+        let all = posts.join("\n");
+        assert!(all.contains(&format!("number &lt;{n}&gt;")) || all.contains(&format!("number <{n}>")), "{n}: {all}");
+    }
+    assert_eq!(house.agent.given().len(), 100);
+}
+
+#[tokio::test]
+async fn an_envelope_that_cannot_be_read_is_kept_and_the_next_is_answered() {
+    let house = House::new(|_| finish("hello")).await;
+    house.chat.deliver_raw("event:odd", b"\xff\x00 not json");
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    house.posts(&thread, 1).await;
+    house.until("it is counted", |house| house.counts().journal_unreadable == 1).await;
+}

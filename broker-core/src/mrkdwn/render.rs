@@ -1,0 +1,482 @@
+//! What each Markdown event becomes: a flat list of lines and fences.
+
+use std::ops::Range;
+
+use pulldown_cmark::{BlockQuoteKind, CowStr, Event, LinkType, Options, Parser, Tag, TagEnd};
+
+use super::block::{Body, Gap, Item, Lead};
+use super::escape;
+use super::html;
+use super::inline::{Mark, Run, RunKind, Style};
+use super::table::Table;
+
+/// What a thematic break becomes.
+const RULE: &str = "──────────";
+
+/// Reads Markdown.
+pub(super) fn read(markdown: &str) -> Vec<Item> {
+    let options = Options::ENABLE_TABLES
+        | Options::ENABLE_STRIKETHROUGH
+        | Options::ENABLE_TASKLISTS
+        | Options::ENABLE_FOOTNOTES
+        | Options::ENABLE_GFM;
+    let mut reader = Reader::default();
+    for (event, range) in Parser::new_ext(markdown, options).into_offset_iter() {
+        if reader.marker.is_none() && reader.runs.is_empty() && begins_block(&event) {
+            reader.gap &= blank_before(markdown, range.start);
+        }
+        reader.event(event, markdown, &range);
+    }
+    reader.end_line();
+    reader.items
+}
+
+/// How far the blank line before a block is looked for, in bytes: the quotes and the indentation of a line.
+const BLANK_WITHIN: usize = 64;
+
+fn begins_block(event: &Event<'_>) -> bool {
+    let block = |tag: &Tag<'_>| {
+        matches!(
+            tag,
+            Tag::Paragraph | Tag::BlockQuote(_) | Tag::CodeBlock(_) | Tag::HtmlBlock | Tag::List(_) | Tag::Table(_)
+        )
+    };
+    matches!(event, Event::Rule) || matches!(event, Event::Start(tag) if block(tag))
+}
+
+/// Whether the author left a blank line before the block that begins at `start`.
+fn blank_before(markdown: &str, start: usize) -> bool {
+    let mut lines = 0;
+    for byte in markdown.as_bytes()[..start].iter().rev().take(BLANK_WITHIN) {
+        match byte {
+            b'\n' => lines += 1,
+            b' ' | b'\t' | b'\r' | b'>' => {}
+            _ => return false,
+        }
+        if lines == 2 {
+            return true;
+        }
+    }
+    true
+}
+
+/// Whether a bare web address is still going on at the end of the text.
+fn ends_in_url(text: &str, before: bool) -> bool {
+    let (begins_anew, tail) = match text.rfind(char::is_whitespace) {
+        Some(at) => (true, &text[at..]),
+        None => (false, text),
+    };
+    before && !begins_anew || tail.contains("http://") || tail.contains("https://")
+}
+
+/// A list that is open.
+#[derive(Debug)]
+struct List {
+    /// The next number of an ordered one.
+    number: Option<u64>,
+    /// Whether it has had an item.
+    begun: bool,
+    /// How wide the bullet of its present item is, in characters.
+    hang: usize,
+}
+
+/// A link or an image that is open. What is nested in it only adds to its label.
+#[derive(Debug)]
+struct Capture {
+    dest: String,
+    label: String,
+    depth: usize,
+    style: Option<Style>,
+}
+
+#[derive(Debug, Default)]
+struct Reader {
+    items: Vec<Item>,
+    /// The line that is being read.
+    runs: Vec<Run>,
+    /// How many spans of each mark are open; a heading is one of bold.
+    bold: usize,
+    italic: usize,
+    strike: usize,
+    /// The spans that are open. Those that began within a bare web address (`https://x.y/_z_`) are no spans: their
+    /// delimiter is kept here, to be written as text.
+    spans: Vec<Option<String>>,
+    /// Whether the line so far ends in a bare web address.
+    in_url: bool,
+    lists: Vec<List>,
+    /// The bullet that the next line begins with.
+    marker: Option<String>,
+    quotes: usize,
+    /// The number of the outermost quote that is or was open last, to tell two quotes apart.
+    quote: usize,
+    /// The outermost quote of the line before.
+    last_quote: Option<usize>,
+    /// Whether a blank line stands before the next line.
+    gap: bool,
+    capture: Option<Capture>,
+    code: Option<String>,
+    html: Option<String>,
+    table: Option<Table>,
+    cell: Option<String>,
+}
+
+impl Reader {
+    fn event(&mut self, event: Event<'_>, markdown: &str, range: &Range<usize>) {
+        match event {
+            Event::Start(tag @ (Tag::Emphasis | Tag::Strong | Tag::Strikethrough)) => {
+                self.start_span(&tag, &markdown[range.clone()]);
+            }
+            Event::Start(tag) => self.start(tag),
+            Event::End(tag) => self.end(tag),
+            Event::Text(text) => self.text(&text),
+            Event::Code(text) => self.code_span(&text),
+            Event::SoftBreak | Event::HardBreak => self.line_break(),
+            Event::Rule => {
+                self.begin_block();
+                self.text(RULE);
+                self.end_block();
+            }
+            Event::TaskListMarker(done) => self.task(done),
+            Event::FootnoteReference(label) => self.text(&format!("[{label}]")),
+            Event::Html(text) => match &mut self.html {
+                Some(block) => block.push_str(&text),
+                None => self.text(&text),
+            },
+            Event::InlineHtml(text) => match html::tag(&text) {
+                html::Tag::Break => self.line_break(),
+                html::Tag::Gone => {}
+                html::Tag::Shown => self.text(&text),
+            },
+            // Not switched on; shown as text should that change.
+            Event::InlineMath(text) | Event::DisplayMath(text) => self.text(&text),
+        }
+    }
+
+    fn start(&mut self, tag: Tag<'_>) {
+        match tag {
+            Tag::Heading { .. } => {
+                self.begin_block();
+                self.bold += 1;
+            }
+            Tag::BlockQuote(kind) => self.start_quote(kind),
+            Tag::CodeBlock(_) => {
+                self.end_line_and_marker();
+                self.code = Some(String::new());
+            }
+            Tag::HtmlBlock => {
+                self.end_line();
+                self.html = Some(String::new());
+            }
+            Tag::List(number) => self.start_list(number),
+            Tag::Item => self.start_item(),
+            Tag::FootnoteDefinition(label) => {
+                self.begin_block();
+                self.text(&format!("[{label}] "));
+            }
+            Tag::Table(alignments) => {
+                self.end_line_and_marker();
+                self.table = Some(Table::new(alignments));
+            }
+            Tag::TableHead | Tag::TableRow => {
+                if let Some(table) = &mut self.table {
+                    table.row();
+                }
+            }
+            Tag::TableCell => self.cell = Some(String::new()),
+            Tag::Link { link_type, dest_url, .. } => {
+                let mail = link_type == LinkType::Email;
+                self.start_link(if mail { format!("mailto:{dest_url}").into() } else { dest_url });
+            }
+            Tag::Image { dest_url, .. } => self.start_link(dest_url),
+            Tag::Paragraph
+            | Tag::Emphasis
+            | Tag::Strong
+            | Tag::Strikethrough
+            | Tag::DefinitionList
+            | Tag::DefinitionListTitle
+            | Tag::DefinitionListDefinition
+            | Tag::Superscript
+            | Tag::Subscript
+            | Tag::MetadataBlock(_) => {}
+        }
+    }
+
+    fn end(&mut self, tag: TagEnd) {
+        match tag {
+            TagEnd::Paragraph => self.end_block(),
+            TagEnd::Heading(_) => {
+                self.end_block();
+                self.bold = self.bold.saturating_sub(1);
+            }
+            TagEnd::BlockQuote(_) => {
+                self.end_block();
+                self.quotes = self.quotes.saturating_sub(1);
+            }
+            TagEnd::CodeBlock => {
+                let code = self.code.take().unwrap_or_default();
+                self.fence(code.strip_suffix('\n').unwrap_or(&code).split('\n'));
+            }
+            TagEnd::HtmlBlock => self.end_html(),
+            TagEnd::List(_) => {
+                self.end_block();
+                self.lists.pop();
+            }
+            TagEnd::Item => self.end_line_and_marker(),
+            TagEnd::FootnoteDefinition => self.end_block(),
+            TagEnd::Table => {
+                let lines = self.table.take().map(|table| table.lines()).unwrap_or_default();
+                self.fence(lines.iter().map(String::as_str));
+            }
+            TagEnd::TableCell => {
+                if let (Some(cell), Some(table)) = (self.cell.take(), &mut self.table) {
+                    table.cell(&cell);
+                }
+            }
+            TagEnd::Emphasis | TagEnd::Strong | TagEnd::Strikethrough => self.end_span(tag),
+            TagEnd::Link | TagEnd::Image => self.end_link(),
+            _ => {}
+        }
+    }
+
+    fn start_span(&mut self, tag: &Tag<'_>, source: &str) {
+        if self.in_url {
+            let chars = match tag {
+                Tag::Emphasis => 1,
+                Tag::Strong => 2,
+                _ => source.bytes().take_while(|byte| *byte == b'~').count(),
+            };
+            let delimiter: String = source.chars().take(chars).collect();
+            self.text(&delimiter);
+            self.spans.push(Some(delimiter));
+            return;
+        }
+        match tag {
+            Tag::Emphasis => self.italic += 1,
+            Tag::Strong => self.bold += 1,
+            _ => self.strike += 1,
+        }
+        self.spans.push(None);
+    }
+
+    fn end_span(&mut self, tag: TagEnd) {
+        if let Some(Some(delimiter)) = self.spans.pop() {
+            return self.text(&delimiter);
+        }
+        let count = match tag {
+            TagEnd::Emphasis => &mut self.italic,
+            TagEnd::Strong => &mut self.bold,
+            _ => &mut self.strike,
+        };
+        *count = count.saturating_sub(1);
+    }
+
+    fn start_quote(&mut self, kind: Option<BlockQuoteKind>) {
+        self.end_line();
+        if self.quotes == 0 {
+            self.quote += 1;
+        }
+        self.quotes += 1;
+        let title = match kind {
+            None => return,
+            Some(BlockQuoteKind::Note) => "Note",
+            Some(BlockQuoteKind::Tip) => "Tip",
+            Some(BlockQuoteKind::Important) => "Important",
+            Some(BlockQuoteKind::Warning) => "Warning",
+            Some(BlockQuoteKind::Caution) => "Caution",
+        };
+        self.bold += 1;
+        self.text(title);
+        self.bold -= 1;
+        self.end_line();
+    }
+
+    fn start_list(&mut self, number: Option<u64>) {
+        self.end_line_and_marker();
+        if !self.lists.is_empty() {
+            self.gap = false;
+        }
+        self.lists.push(List { number, begun: false, hang: 0 });
+    }
+
+    fn start_item(&mut self) {
+        self.end_line();
+        let Some(list) = self.lists.last_mut() else { return };
+        if list.begun {
+            self.gap = false;
+        }
+        list.begun = true;
+        let marker = match &mut list.number {
+            Some(number) => {
+                let marker = format!("{number}. ");
+                *number = number.saturating_add(1);
+                marker
+            }
+            None => "• ".to_owned(),
+        };
+        list.hang = marker.chars().count();
+        self.marker = Some(marker);
+    }
+
+    fn task(&mut self, done: bool) {
+        let sign = if done { "☑ " } else { "☐ " };
+        let ordered = self.lists.last().is_some_and(|list| list.number.is_some());
+        match &mut self.marker {
+            Some(marker) if ordered => marker.push_str(sign),
+            marker => *marker = Some(sign.to_owned()),
+        }
+        if let (Some(marker), Some(list)) = (&self.marker, self.lists.last_mut()) {
+            list.hang = marker.chars().count();
+        }
+    }
+
+    fn start_link(&mut self, dest: CowStr<'_>) {
+        match &mut self.capture {
+            Some(capture) => capture.depth += 1,
+            None => {
+                self.capture = Some(Capture { dest: dest.to_string(), label: String::new(), depth: 1, style: None });
+            }
+        }
+    }
+
+    fn end_link(&mut self) {
+        if let Some(capture) = &mut self.capture
+            && capture.depth > 1
+        {
+            capture.depth -= 1;
+            return;
+        }
+        let Some(Capture { dest, label, style, .. }) = self.capture.take() else { return };
+        let style = style.unwrap_or_else(|| self.style());
+        match escape::address(&dest) {
+            Some(address) if self.cell.is_none() => {
+                self.in_url = false;
+                self.runs.push(Run { style, kind: RunKind::Link { address, label } });
+            }
+            _ => {
+                let same = label.trim() == dest || dest.strip_prefix("mailto:") == Some(label.trim());
+                self.push_text(&label, style);
+                if !same && !dest.is_empty() {
+                    self.push_text(&format!(" ({dest})"), style);
+                }
+            }
+        }
+    }
+
+    fn style(&self) -> Style {
+        Style::default()
+            .with(Mark::Bold, self.bold > 0)
+            .with(Mark::Italic, self.italic > 0)
+            .with(Mark::Strike, self.strike > 0)
+    }
+
+    fn text(&mut self, text: &str) {
+        match (&mut self.code, &mut self.html) {
+            (Some(code), _) => code.push_str(text),
+            (None, Some(html)) => html.push_str(text),
+            (None, None) => self.push_text(text, self.style()),
+        }
+    }
+
+    fn push_text(&mut self, text: &str, style: Style) {
+        if let Some(capture) = &mut self.capture {
+            capture.label.push_str(text);
+            if !text.trim().is_empty() {
+                capture.style = Some(capture.style.map_or(style, |known| known.both(style)));
+            }
+        } else if let Some(cell) = &mut self.cell {
+            cell.push_str(text);
+        } else if let Some(Run { style: known, kind: RunKind::Text(last) }) = self.runs.last_mut()
+            && *known == style
+        {
+            last.push_str(text);
+            self.in_url = ends_in_url(text, self.in_url);
+        } else if !text.is_empty() {
+            self.in_url = ends_in_url(text, false);
+            self.runs.push(Run { style, kind: RunKind::Text(text.to_owned()) });
+        }
+    }
+
+    fn code_span(&mut self, text: &str) {
+        if self.capture.is_some() || self.cell.is_some() {
+            self.text(text);
+        } else {
+            self.in_url = false;
+            self.runs.push(Run { style: self.style(), kind: RunKind::Code(text.to_owned()) });
+        }
+    }
+
+    fn line_break(&mut self) {
+        if self.capture.is_some() || self.cell.is_some() {
+            self.text(" ");
+        } else {
+            self.end_line();
+        }
+    }
+
+    /// Ends the line, when there is something on it.
+    fn end_line(&mut self) {
+        let runs = std::mem::take(&mut self.runs);
+        self.in_url = false;
+        let blank = runs.iter().all(|run| match &run.kind {
+            RunKind::Text(text) | RunKind::Code(text) => escape::is_blank(text),
+            RunKind::Link { .. } => false,
+        });
+        if !blank {
+            self.push_line(runs);
+        }
+    }
+
+    /// Ends the line; a bullet that is still to be written is written even when nothing stands behind it.
+    fn end_line_and_marker(&mut self) {
+        self.end_line();
+        if self.marker.is_some() {
+            self.push_line(Vec::new());
+        }
+    }
+
+    fn push_line(&mut self, runs: Vec<Run>) {
+        let hang = self.lists.last().map_or(0, |list| list.hang);
+        let lead = Lead { quotes: self.quotes, lists: self.lists.len(), marker: self.marker.take(), hang };
+        let quote = (self.quotes > 0).then_some(self.quote);
+        self.push_item(Body::Line { lead, runs }, quote);
+    }
+
+    fn push_item(&mut self, body: Body, quote: Option<usize>) {
+        let gap = match (self.gap, quote) {
+            (false, _) => Gap::None,
+            (true, Some(quote)) if self.last_quote == Some(quote) => Gap::Quoted,
+            (true, _) => Gap::Blank,
+        };
+        self.gap = false;
+        self.last_quote = quote;
+        self.items.push(Item { gap, body });
+    }
+
+    /// A block begins that stands apart from what is before it, unless it is the first of its list item.
+    fn begin_block(&mut self) {
+        self.end_line();
+        self.gap |= self.marker.is_none();
+    }
+
+    fn end_block(&mut self) {
+        self.end_line();
+        self.gap = true;
+    }
+
+    fn fence<'a>(&mut self, lines: impl Iterator<Item = &'a str>) {
+        let lines: Vec<String> = lines.map(|line| escape::fenced(line.strip_suffix('\r').unwrap_or(line))).collect();
+        if !lines.iter().all(|line| escape::is_blank(line)) {
+            self.push_item(Body::Fence(lines), None);
+        }
+        self.gap = true;
+    }
+
+    fn end_html(&mut self) {
+        let block = self.html.take().unwrap_or_default();
+        for line in html::text(&block).lines() {
+            self.push_text(line.trim(), self.style());
+            self.end_line();
+        }
+        self.gap = true;
+    }
+}

@@ -1,0 +1,112 @@
+//! Given this row and this answer, that row.
+
+use std::time::Duration;
+
+use super::*;
+use crate::chat::{ConversationId, InstallationId, MessageId, OpKey, ThreadKey};
+use crate::store::{PostId, PostKind};
+
+const SETTLE: Option<Duration> = Some(Duration::from_secs(30));
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_millis(seconds * 1000)
+}
+
+fn part(state: PartState) -> PartRow {
+    PartRow {
+        id: OpKey::new("k"),
+        thread: ThreadKey {
+            installation: InstallationId::new("T"),
+            conversation: ConversationId::new("C"),
+            root: MessageId::new("1"),
+        },
+        post: PostId::new("p"),
+        place: 1,
+        number: 1,
+        of: 1,
+        kind: PostKind::Final,
+        turn: None,
+        body: PartBody::Text { markup: "hello".to_owned() },
+        state,
+        attempts: 1,
+        attempted_at: Some(at(100)),
+        first_attempt_at: Some(at(100)),
+        look_ups: 0,
+        not_before: at(100),
+        message: None,
+        error: None,
+        created_at: at(100),
+    }
+}
+
+#[test]
+fn what_is_to_be_done() {
+    let cases = [
+        (PartState::Queued, at(100), Action::Send),
+        (PartState::Queued, at(99), Action::Wait(at(100))),
+        (PartState::Unknown, at(99), Action::Wait(at(100))),
+        (PartState::Unknown, at(100), Action::LookUp),
+        (PartState::Sending, at(100), Action::LookUp),
+    ];
+    for (state, now, action) in cases {
+        assert_eq!(decide(&part(state), now), action, "{state:?} at {now:?}");
+    }
+}
+
+#[test]
+fn what_an_answer_makes_of_a_part() {
+    let temporary = |retry_after| DeliverError::Temporary { reason: "ratelimited".to_owned(), retry_after };
+    let unknown = DeliverError::Unknown { reason: "timeout".to_owned() };
+    let cases: [(Result<Receipt, DeliverError>, PartState, i64, u32); 6] = [
+        (Ok(Receipt { message: Some(MessageId::new("9")) }), PartState::Sent, 100, 1),
+        (Err(temporary(Some(Duration::from_secs(7)))), PartState::Queued, 117, 0),
+        (Err(temporary(None)), PartState::Queued, 110, 0),
+        (Err(unknown), PartState::Unknown, 111, 1),
+        (Err(DeliverError::Refused { code: "is_archived".to_owned() }), PartState::Refused, 100, 1),
+        (Err(DeliverError::Account { code: "invalid_auth".to_owned() }), PartState::Queued, 140, 0),
+    ];
+    for (answer, state, not_before, attempts) in cases {
+        let row = sent(&part(PartState::Sending), &answer, at(110));
+        assert_eq!((row.state, row.attempts), (state, attempts), "{answer:?}");
+        assert!(row.not_before >= at(not_before), "{answer:?}: {:?}", row.not_before);
+    }
+}
+
+#[test]
+fn a_part_in_doubt_is_looked_up_before_it_is_sent_again() {
+    let found = Found { key: OpKey::new("k"), message: MessageId::new("9") };
+    let row = looked_up(&part(PartState::Unknown), &Ok(vec![found]), SETTLE, at(101));
+    assert_eq!((row.state, row.message), (PartState::Sent, Some(MessageId::new("9"))));
+    // "Not there" is believed only 30 seconds after the attempt.
+    let row = looked_up(&part(PartState::Sending), &Ok(vec![]), SETTLE, at(129));
+    assert_eq!((row.state, row.not_before), (PartState::Unknown, at(130)));
+    let row = looked_up(&part(PartState::Unknown), &Ok(vec![]), SETTLE, at(130));
+    assert_eq!(row.state, PartState::Queued);
+    assert_eq!(row.body, part(PartState::Queued).body, "it is surely not there, so nothing is marked");
+}
+
+#[test]
+fn five_look_ups_that_cannot_decide_lead_to_one_marked_try() {
+    let silent = || Err(HistoryError::Unavailable { reason: "timeout".to_owned(), retry_after: None });
+    let mut row = part(PartState::Unknown);
+    for _ in 1..MAX_LOOK_UPS {
+        row = looked_up(&row, &silent(), SETTLE, row.not_before);
+        assert_eq!(row.state, PartState::Unknown);
+    }
+    row = looked_up(&row, &silent(), SETTLE, row.not_before);
+    let PartBody::Text { markup } = &row.body;
+    assert_eq!((row.state, markup.as_str()), (PartState::Queued, "_(may be a duplicate)_\nhello"));
+    // And no third time.
+    row.look_ups = MAX_LOOK_UPS;
+    assert_eq!(looked_up(&row, &silent(), SETTLE, at(500)).state, PartState::Refused);
+    // A platform that cannot read back decides nothing.
+    assert_eq!(looked_up(&part(PartState::Unknown), &Ok(vec![]), None, at(500)).state, PartState::Queued);
+}
+
+#[test]
+fn a_part_that_never_arrives_is_given_up_after_some_tries() {
+    let mut row = part(PartState::Unknown);
+    row.attempts = MAX_SENDS;
+    let row = looked_up(&row, &Ok(vec![]), SETTLE, at(500));
+    assert_eq!((row.state, row.error.as_deref()), (PartState::Refused, Some("never_arrived")));
+}

@@ -1,0 +1,191 @@
+//! Messages as JSON inside a fence that no text can close.
+
+use serde::Serialize;
+
+use super::mentions::{known, label, resolved};
+use crate::chat::{Author, ChatMessage, ConversationKind, FileRef, Person, PersonId};
+
+/// The most people and files that are listed for one message.
+const MAX_LISTED: usize = 20;
+/// The longest name that is shown, in characters.
+const MAX_NAME: usize = 200;
+
+/// Somebody, as the agent is shown them.
+#[derive(Debug, Serialize)]
+pub(super) struct Someone {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    user_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mention: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    real_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<String>,
+}
+
+impl Someone {
+    fn person(id: &PersonId, people: &[Person]) -> Self {
+        let person = known(people, id);
+        let display = person.map(label).filter(|name| *name != id.as_str());
+        let other = |name: Option<&String>, shown: &[Option<&str>]| {
+            let name = name?.trim();
+            (!name.is_empty() && !shown.contains(&Some(name))).then(|| cut(name, MAX_NAME).to_owned())
+        };
+        let real = person.and_then(|person| person.real_name.as_ref());
+        Self {
+            kind: None,
+            user_id: id.to_string(),
+            mention: Some(format!("<@{id}>")),
+            display_name: display.map(|name| cut(name, MAX_NAME).to_owned()),
+            real_name: other(real, &[display]),
+            username: other(
+                person.and_then(|person| person.username.as_ref()),
+                &[display, real.map(|name| name.trim())],
+            ),
+        }
+    }
+
+    fn author(author: &Author, people: &[Person]) -> Self {
+        let other = |kind, id: &str, name: Option<&String>| Self {
+            kind: Some(kind),
+            user_id: id.to_owned(),
+            mention: None,
+            display_name: name.map(|name| cut(name, MAX_NAME).to_owned()),
+            real_name: None,
+            username: None,
+        };
+        match author {
+            Author::Person { id, .. } => Self { kind: Some("person"), ..Self::person(id, people) },
+            Author::Bot { id, name } => other("bot", id, name.as_ref()),
+            Author::Own => other("you", author.id(), None),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct File<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+}
+
+impl<'a> File<'a> {
+    fn new(file: &'a FileRef) -> Self {
+        let short = |text: &'a Option<String>| text.as_deref().map(|text| cut(text, MAX_NAME));
+        Self { id: &file.id, name: short(&file.name), media_type: short(&file.media_type), size: file.size }
+    }
+}
+
+/// A message, as the agent is shown it.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'static str>,
+    message_ts: &'a str,
+    sender: Someone,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mentioned_users: Vec<Someone>,
+    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_with_resolved_mentions: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    files: Vec<File<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    late: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remark: Option<&'static str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    text_is_cut: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    whole_message_file: Option<&'a str>,
+}
+
+impl<'a> Shown<'a> {
+    /// A message that only goes along; at most `most` characters of its text.
+    pub(super) fn context(message: &'a ChatMessage, people: &[Person], most: usize) -> Self {
+        let text = cut(&message.text, most);
+        let text_is_cut = text.len() < message.text.len();
+        let resolved = resolved(text, people);
+        Self {
+            source: None,
+            message_ts: message.id.as_str(),
+            sender: Someone::author(&message.author, people),
+            mentioned_users: Vec::new(),
+            text,
+            text_with_resolved_mentions: (resolved != text).then_some(resolved),
+            files: message.files.iter().take(MAX_LISTED).map(File::new).collect(),
+            late: false,
+            remark: None,
+            text_is_cut,
+            whole_message_file: None,
+        }
+    }
+
+    /// The message that is given; at most `most` characters of its text. `file` is where the whole of it stands.
+    pub(super) fn given(
+        message: &'a ChatMessage,
+        people: &[Person],
+        late: bool,
+        most: usize,
+        file: Option<&'a str>,
+    ) -> Self {
+        let mut shown = Self::context(message, people, most);
+        let mut mentions: Vec<&PersonId> = Vec::new();
+        for id in &message.mentions {
+            if mentions.len() < MAX_LISTED && !mentions.contains(&id) {
+                mentions.push(id);
+            }
+        }
+        shown.source = Some(source(message));
+        shown.mentioned_users = mentions.into_iter().map(|id| Someone::person(id, people)).collect();
+        // Always there, so that the agent need not wonder which of the two to read. Not twice what is too long anyway.
+        if !shown.text_is_cut && shown.text_with_resolved_mentions.is_none() {
+            shown.text_with_resolved_mentions = Some(shown.text.to_owned());
+        }
+        shown.late = late;
+        shown.remark =
+            late.then_some("It was found late: newer messages of this thread have been given to you before it.");
+        shown.whole_message_file = file;
+        shown
+    }
+}
+
+fn source(message: &ChatMessage) -> &'static str {
+    if message.conversation_kind == ConversationKind::Direct {
+        "direct_message"
+    } else if message.mentions_self {
+        "app_mention"
+    } else {
+        "thread_reply"
+    }
+}
+
+/// The beginning of a text, at most `most` characters.
+pub(super) fn cut(text: &str, most: usize) -> &str {
+    text.char_indices().nth(most).map_or(text, |(end, _)| &text[..end])
+}
+
+/// A value as JSON inside a fence. JSON has no line of backticks alone, and the fence is longer than any run within.
+pub(super) fn fenced(value: &impl Serialize) -> String {
+    let json = json(value);
+    let (mut longest, mut run) = (0, 0);
+    for c in json.chars() {
+        run = if c == '`' { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    let fence = "`".repeat((longest + 1).max(3));
+    format!("{fence}json\n{json}\n{fence}")
+}
+
+/// A value as JSON, for people and models to read.
+pub(super) fn json(value: &impl Serialize) -> String {
+    // Our own types of strings and numbers: this cannot fail.
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}

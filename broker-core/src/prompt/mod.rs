@@ -1,0 +1,24 @@
+//! What the agent is told, and the short notices that people read. Pure text, snapshot-tested.
+//!
+//! | file | what it says |
+//! | --- | --- |
+//! | `instructions` | the developer instructions of an agent thread |
+//! | `message` | a person's message, with what goes along, as the agent gets it |
+//! | `block` | messages as JSON inside a fence that no text can close |
+//! | `mentions` | a text as people see it |
+//! | `notices` | what the broker says for itself, to people and to the agent |
+
+mod block;
+mod instructions;
+mod mentions;
+mod message;
+mod notices;
+#[cfg(test)]
+mod tests;
+
+pub use instructions::{Coordinates, instructions};
+pub use message::{Composed, MAX_PROMPT, Overflow, history, message};
+pub use notices::{
+    NO_JOB_TO_WAIT_FOR, NOTHING_TO_STOP, STOPPED, STOPPED_BY_PERSON, continuation, cut_again, cut_answer, denied,
+    failed, history_lost, idle, interrupted, parked, parts_lost, runtime_unavailable, silent_end, wake_up,
+};

@@ -1,0 +1,420 @@
+//! Which message is given to the agent when, and what becomes of one in doubt.
+
+use std::time::Duration;
+
+use super::machine::{Barrier, Draft, Link, Settling, back_off};
+use super::{Effect, MAX_ATTEMPTS, MAX_IN_DOUBT, SessionMachine};
+use crate::agent::{AgentInput, Epoch, Fate, InputId, OpenError, Opened, ReadError, SubmitError, Submitted, TurnId};
+use crate::clock::Timestamp;
+use crate::prompt::{self, Composed};
+use crate::store::{Backfill, ContextMessage, InboxKind, InboxRow, InboxState, PostKind, TurnEnd};
+
+/// The longest wait between two tries to open the agent's thread.
+const OPEN_BACK_OFF: Duration = Duration::from_secs(60);
+/// The thread is told that the agent cannot be reached after this many tries.
+const TELL_AFTER: u32 = 4;
+/// An input that got no answer is looked up after this time, when no barrier has decided it before.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(5 * 60);
+/// Inputs in doubt whose fate cannot be read this often are parked, and the thread is told.
+const MAX_READS: u32 = 5;
+
+impl SessionMachine {
+    /// Whether the agent's thread has to be open: something is to be given, or something is in doubt.
+    pub(super) fn wants_agent(&self) -> bool {
+        self.turn.is_some()
+            || self.inbox.iter().any(|row| row.kind != InboxKind::Context && row.backfill != Backfill::Wanted)
+    }
+
+    /// When the next row may be given that has to wait.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        let next = self.inbox.iter().find(|row| row.kind != InboxKind::Context && row.state == InboxState::Queued)?;
+        (next.backfill != Backfill::Wanted).then_some(next.not_before)
+    }
+
+    /// Does what can be done now: opens the thread, gives what waits.
+    pub(super) fn pump(&mut self, now: Timestamp, draft: &mut Draft) {
+        match &self.link {
+            Link::Closed { retry_at, failures } if *retry_at <= now && self.wants_agent() => {
+                draft.effects.push(Effect::Open { known: self.record.agent_thread.clone() });
+                self.link = Link::Opening { failures: *failures };
+            }
+            Link::Open { epoch, .. } if self.may_give() => {
+                let epoch = *epoch;
+                self.give(epoch, now, draft);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a row may be given now. While a turn is being stopped, whatever is given would be stopped with it.
+    pub(super) fn may_give(&self) -> bool {
+        self.settling.is_none() && self.interrupting.is_none() && self.stop_until.is_none()
+    }
+
+    /// Gives the rows that wait, smallest place first. A row that cannot be given yet holds up those behind it.
+    fn give(&mut self, epoch: Epoch, now: Timestamp, draft: &mut Draft) {
+        let Link::Open { thread, .. } = &self.link else { return };
+        let thread = thread.clone();
+        let mut in_doubt = self.inbox.iter().filter(|row| row.state == InboxState::Given).count();
+        for index in 0..self.inbox.len() {
+            let row = &self.inbox[index];
+            if row.kind == InboxKind::Context || row.state == InboxState::Given {
+                continue;
+            }
+            if row.backfill == Backfill::Wanted || row.not_before > now || in_doubt >= MAX_IN_DOUBT {
+                return;
+            }
+            in_doubt += 1;
+            let row = &mut self.inbox[index];
+            row.state = InboxState::Given;
+            row.given_to = Some(thread.clone());
+            row.turn = None;
+            if row.kind == InboxKind::Message {
+                row.late = row.at < self.newest_given;
+                self.newest_given = self.newest_given.max(row.at);
+            }
+            draft.row(&self.inbox[index]);
+            self.given_in = Some(epoch);
+            let Composed { text, overflow } = self.compose(index);
+            let input = AgentInput { id: self.inbox[index].id.clone(), text };
+            draft.effects.push(Effect::Submit { thread: thread.clone(), input, overflow });
+        }
+    }
+
+    fn compose(&self, index: usize) -> Composed {
+        let row = &self.inbox[index];
+        if let Some(notice) = &row.notice {
+            return Composed { text: notice.clone(), overflow: None };
+        }
+        let context: Vec<InboxRow> = self.context_of(index).map(|index| self.inbox[index].clone()).collect();
+        prompt::message(row, &context, &self.workspace())
+    }
+
+    /// The context rows that go along with a row: those since the open row before it.
+    fn context_of(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
+        let start = self.inbox[..index]
+            .iter()
+            .rposition(|row| row.kind == InboxKind::Message)
+            .map_or(0, |previous| previous + 1);
+        (start..index).filter(|index| self.inbox[*index].kind == InboxKind::Context)
+    }
+
+    /// An input stands in the agent's history.
+    pub(super) fn recorded(&mut self, turn: &TurnId, input: &InputId, now: Timestamp, draft: &mut Draft) {
+        self.adopt(turn, now, draft);
+        if !self.record.agent_confirmed {
+            self.record.agent_confirmed = true;
+            draft.record = true;
+        }
+        let Some(index) = self.inbox.iter().position(|row| row.id == *input) else { return };
+        let row = self.delivered(index, turn, draft);
+        self.count_input(row.kind, draft);
+        self.record.last_activity = now;
+    }
+
+    /// Marks a row and the context that went along with it as delivered.
+    fn delivered(&mut self, index: usize, turn: &TurnId, draft: &mut Draft) -> InboxRow {
+        let context: Vec<InputId> = self.context_of(index).map(|index| self.inbox[index].id.clone()).collect();
+        self.inbox[index].turn = Some(turn.clone());
+        let row = self.close(index, InboxState::Delivered, draft);
+        for id in context {
+            if let Some(index) = self.inbox.iter().position(|row| row.id == id) {
+                self.close(index, InboxState::Delivered, draft);
+            }
+        }
+        row
+    }
+
+    /// The runtime answered to a submit.
+    pub(super) fn submitted(
+        &mut self,
+        id: &InputId,
+        result: Result<Submitted, SubmitError>,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        if let Ok(Submitted { turn }) = &result {
+            self.adopt(turn, now, draft);
+        }
+        // A row that is no longer here was cancelled or is already in the history.
+        let Some(index) = self.inbox.iter().position(|row| row.id == *id && row.state == InboxState::Given) else {
+            return;
+        };
+        match result {
+            Ok(Submitted { turn }) => {
+                self.inbox[index].turn = Some(turn.clone());
+                draft.row(&self.inbox[index]);
+                if self.ended.contains(&turn) {
+                    self.settle_ended(&turn, draft);
+                }
+            }
+            Err(SubmitError::NotOpen | SubmitError::Unavailable { .. }) => {
+                self.again(index, "the agent runtime was not available", now, draft);
+                if matches!(self.link, Link::Open { .. }) {
+                    self.link = Link::Closed { retry_at: now, failures: 0 };
+                }
+            }
+            Err(SubmitError::Refused { reason }) => self.again(index, &reason, now, draft),
+            Err(SubmitError::Unknown { .. }) => {
+                let row = &mut self.inbox[index];
+                row.attempts += 1;
+                row.not_before = now.plus(FORGOTTEN_AFTER);
+                draft.row(&self.inbox[index]);
+            }
+        }
+    }
+
+    /// Inputs whose submit got no answer and which no turn has taken.
+    pub(super) fn forgotten(&self) -> impl Iterator<Item = &InboxRow> {
+        self.inbox.iter().filter(|row| row.state == InboxState::Given && row.turn.is_none() && row.attempts > 0)
+    }
+
+    /// Looks up inputs that no barrier will ever decide, because the runtime lives on and forgot them.
+    pub(super) fn settle_forgotten(&mut self, now: Timestamp, draft: &mut Draft) {
+        if self.settling.is_some() {
+            return;
+        }
+        let ids = self.forgotten().filter(|row| row.not_before <= now).map(|row| row.id.clone()).collect();
+        self.settle(Barrier::Missing, ids, draft);
+    }
+
+    /// A row was surely not given: it waits again, or is parked after too many tries.
+    fn again(&mut self, index: usize, reason: &str, now: Timestamp, draft: &mut Draft) {
+        self.inbox[index].attempts += 1;
+        self.queue_or_park(index, reason, now, draft);
+    }
+
+    fn queue_or_park(&mut self, index: usize, reason: &str, now: Timestamp, draft: &mut Draft) {
+        let row = &mut self.inbox[index];
+        let attempts = row.attempts;
+        if attempts < MAX_ATTEMPTS {
+            row.state = InboxState::Queued;
+            row.turn = None;
+            row.not_before = if attempts == 0 { now } else { now.plus(back_off(attempts, OPEN_BACK_OFF)) };
+            draft.row(&self.inbox[index]);
+            return;
+        }
+        let row = self.close(index, InboxState::Parked, draft);
+        if row.kind == InboxKind::Message {
+            self.post(PostKind::Notice, &prompt::parked(attempts, reason), now, draft);
+        }
+    }
+
+    /// Reads the fate of what was given to a turn that has ended and did not show up in it.
+    pub(super) fn settle_ended(&mut self, turn: &TurnId, draft: &mut Draft) {
+        let ids: Vec<InputId> = self
+            .inbox
+            .iter()
+            .filter(|row| row.state == InboxState::Given && row.turn.as_ref() == Some(turn))
+            .map(|row| row.id.clone())
+            .collect();
+        self.settle(Barrier::TurnEnded, ids, draft);
+    }
+
+    fn settle(&mut self, barrier: Barrier, ids: Vec<InputId>, draft: &mut Draft) {
+        let Link::Open { thread, .. } = &self.link else { return };
+        if ids.is_empty() {
+            return;
+        }
+        match &mut self.settling {
+            Some(settling) => {
+                // A read is under way: these are read after it.
+                settling.ids.extend(ids.into_iter().filter(|id| !settling.ids.contains(id)).collect::<Vec<_>>());
+            }
+            None => {
+                draft.effects.push(Effect::ReadFates { thread: thread.clone(), ids: ids.clone() });
+                self.settling = Some(Settling { barrier, ids, failures: 0, retry_at: None });
+            }
+        }
+    }
+
+    /// The fates were read, or could not be.
+    pub(super) fn fates(&mut self, result: Result<Vec<(InputId, Fate)>, ReadError>, now: Timestamp, draft: &mut Draft) {
+        let Some(mut settling) = self.settling.take() else { return };
+        let mut recorded = Vec::new();
+        // A read that failed leaves every id undecided.
+        for (id, fate) in result.unwrap_or_default() {
+            if fate == Fate::Undecided {
+                continue;
+            }
+            settling.ids.retain(|known| *known != id);
+            if let Some(kind) = self.decide(&id, fate, settling.barrier, now, draft) {
+                recorded.push(kind);
+            }
+        }
+        if settling.barrier == Barrier::Reopened && settling.ids.is_empty() {
+            self.after_cut(&recorded, now, draft);
+        }
+        if settling.ids.is_empty() {
+            return;
+        }
+        settling.failures += 1;
+        if settling.failures >= MAX_READS {
+            self.park_undecided(&settling, &recorded, now, draft);
+        } else {
+            settling.retry_at = Some(now.plus(back_off(settling.failures, Duration::from_secs(30))));
+            self.settling = Some(settling);
+        }
+    }
+
+    /// Decides one input in doubt. Returns its kind when it turned out to stand in the history.
+    fn decide(
+        &mut self,
+        id: &InputId,
+        fate: Fate,
+        barrier: Barrier,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) -> Option<InboxKind> {
+        let index = self.inbox.iter().position(|row| row.id == *id && row.state == InboxState::Given)?;
+        if fate == Fate::Recorded {
+            let turn = self.inbox[index].turn.clone().or_else(|| self.record.running_turn.clone());
+            let turn = turn.unwrap_or_else(|| TurnId::new("unknown"));
+            let row = self.delivered(index, &turn, draft);
+            if barrier == Barrier::Reopened {
+                self.count_input(row.kind, draft);
+            }
+            self.record.agent_confirmed = true;
+            return Some(row.kind);
+        }
+        if barrier == Barrier::Missing {
+            self.inbox[index].attempts = MAX_ATTEMPTS;
+        }
+        self.queue_or_park(index, "the agent runtime gave no answer, so it may have it or not", now, draft);
+        None
+    }
+
+    fn park_undecided(&mut self, settling: &Settling, recorded: &[InboxKind], now: Timestamp, draft: &mut Draft) {
+        for id in &settling.ids {
+            if let Some(index) = self.inbox.iter().position(|row| row.id == *id) {
+                self.inbox[index].attempts = MAX_ATTEMPTS;
+                self.queue_or_park(
+                    index,
+                    "the agent's history could not be read, so it may have it or not",
+                    now,
+                    draft,
+                );
+            }
+        }
+        if settling.barrier == Barrier::Reopened {
+            self.after_cut(recorded, now, draft);
+        }
+    }
+
+    /// Reads again after a read that failed.
+    pub(super) fn retry_settling(&mut self, now: Timestamp, draft: &mut Draft) {
+        let Link::Open { thread, .. } = &self.link else { return };
+        if let Some(settling) = &mut self.settling
+            && settling.retry_at.is_some_and(|at| at <= now)
+        {
+            settling.retry_at = None;
+            draft.effects.push(Effect::ReadFates { thread: thread.clone(), ids: settling.ids.clone() });
+        }
+    }
+
+    /// The thread is open, or is not.
+    pub(super) fn opened(&mut self, result: Result<Opened, OpenError>, now: Timestamp, draft: &mut Draft) {
+        let Link::Opening { failures } = self.link else { return };
+        match result {
+            Ok(opened) => self.open_succeeded(opened, now, draft),
+            Err(OpenError::Lost) => self.history_is_lost(now, draft),
+            Err(OpenError::Unavailable { reason }) => {
+                let failures = failures + 1;
+                self.link = Link::Closed { retry_at: now.plus(back_off(failures, OPEN_BACK_OFF)), failures };
+                if failures == TELL_AFTER {
+                    self.notify("runtime", &prompt::runtime_unavailable(&reason), now, draft);
+                }
+            }
+            Err(OpenError::Refused { reason }) => {
+                let failures = failures + 1;
+                self.link = Link::Closed { retry_at: now.plus(back_off(failures + 3, OPEN_BACK_OFF)), failures };
+                self.notify("runtime", &prompt::runtime_unavailable(&reason), now, draft);
+            }
+        }
+    }
+
+    fn open_succeeded(&mut self, opened: Opened, now: Timestamp, draft: &mut Draft) {
+        let known = self.record.agent_thread.as_ref() == Some(&opened.thread);
+        if !known {
+            self.record.agent_thread = Some(opened.thread.clone());
+            self.record.agent_confirmed = false;
+            draft.record = true;
+        }
+        let new_process = self.given_in != Some(opened.epoch);
+        self.link = Link::Open { thread: opened.thread, epoch: opened.epoch };
+        self.progress_at = now;
+        if !new_process {
+            return;
+        }
+        if opened.running.is_some() && opened.running == self.record.running_turn {
+            return;
+        }
+        let in_doubt: Vec<InputId> =
+            self.inbox.iter().filter(|row| row.state == InboxState::Given).map(|row| row.id.clone()).collect();
+        if in_doubt.is_empty() {
+            self.after_cut(&[], now, draft);
+        } else {
+            self.settle(Barrier::Reopened, in_doubt, draft);
+        }
+    }
+
+    /// The runtime no longer has the thread.
+    fn history_is_lost(&mut self, now: Timestamp, draft: &mut Draft) {
+        let confirmed = self.record.agent_confirmed;
+        self.record.agent_thread = None;
+        self.record.agent_confirmed = false;
+        draft.record = true;
+        self.link = Link::Closed { retry_at: now, failures: 0 };
+        self.given_in = None;
+        for row in &mut self.inbox {
+            if row.state == InboxState::Given {
+                row.state = InboxState::Queued;
+                row.turn = None;
+                draft.row(row);
+            }
+        }
+        if let Some(turn) = self.turn.take() {
+            self.end_turn(turn, TurnEnd::Cut, now, draft);
+        }
+        // A thread that is not known to hold anything has lost nothing: it is started anew without a word.
+        if !confirmed {
+            return;
+        }
+        self.post(PostKind::Notice, &prompt::history_lost(), now, draft);
+        let next = self.inbox.iter_mut().find(|row| row.kind == InboxKind::Message);
+        if let Some(row) = next
+            && self.around.history_limit > 0
+        {
+            row.backfill = Backfill::Wanted;
+            draft.row(row);
+            draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at });
+        }
+    }
+
+    /// The earlier messages were read, or could not be.
+    pub(super) fn backfilled(
+        &mut self,
+        id: &InputId,
+        result: Result<(Vec<ContextMessage>, bool), String>,
+        draft: &mut Draft,
+    ) {
+        let Some(row) = self.inbox.iter_mut().find(|row| row.id == *id) else { return };
+        row.backfill = match result {
+            Ok((messages, has_more)) => Backfill::Read { messages, has_more },
+            Err(reason) => Backfill::Unreadable { reason },
+        };
+        draft.row(row);
+    }
+
+    /// The runtime's process is gone. What was given to it is decided when the thread is open again in a new one.
+    pub(super) fn down(&mut self, epoch: Epoch, now: Timestamp) {
+        if !matches!(&self.link, Link::Open { epoch: open, .. } if *open == epoch) {
+            return;
+        }
+        self.link = Link::Closed { retry_at: now, failures: 0 };
+        self.calls.clear();
+        self.settling = None;
+        self.interrupting = None;
+        self.stop_until = None;
+    }
+}

@@ -1,0 +1,483 @@
+//! The state of a session, the dispatch of inputs, and deadlines.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Arrival, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, SessionInput, Step, Surroundings};
+use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, RequestId, TurnId};
+use crate::chat::{Author, ChatTime, PersonId, ThreadKey};
+use crate::clock::Timestamp;
+use crate::store::{
+    Backfill, Fence, InboxKind, InboxRow, InboxState, JournalId, PartRow, PostId, Revision, SessionCommit, SessionId,
+    SessionRecord, SessionRows, TurnRow,
+};
+
+/// The link to the agent's thread.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Link {
+    /// Not open. To be opened when there is something to give, not before `retry_at`.
+    Closed { retry_at: Timestamp, failures: u32 },
+    /// An open is under way.
+    Opening { failures: u32 },
+    /// Open in the process of this epoch.
+    Open { thread: AgentThreadId, epoch: Epoch },
+}
+
+/// What made it possible to decide what became of inputs in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Barrier {
+    /// The thread was resumed in a new process.
+    Reopened,
+    /// The turn that they were given to has ended.
+    TurnEnded,
+    /// None came in time: what is not in the history now may still come in, and is not given again.
+    Missing,
+}
+
+/// Inputs in doubt whose fate is being read.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Settling {
+    pub(super) barrier: Barrier,
+    pub(super) ids: Vec<InputId>,
+    pub(super) failures: u32,
+    /// Absent while a read is under way.
+    pub(super) retry_at: Option<Timestamp>,
+}
+
+/// A tool call that waits for its post.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct PendingCall {
+    pub(super) request: RequestId,
+    pub(super) post: PostId,
+    pub(super) until: Timestamp,
+}
+
+/// A turn that was told to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Interrupting {
+    pub(super) turn: TurnId,
+    pub(super) until: Timestamp,
+    /// The watchdog did it, not a person.
+    pub(super) idle: bool,
+}
+
+/// A post of the running turn: what an agent is reminded of after a crash.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TurnPost {
+    pub(super) post: PostId,
+    pub(super) beginning: String,
+    pub(super) arrived: bool,
+}
+
+/// What a session is born with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Birth {
+    /// Its id.
+    pub id: SessionId,
+    /// The name of its folder below the sessions root.
+    pub folder: String,
+    /// The conversation's name, when known.
+    pub channel_name: Option<String>,
+}
+
+/// The state machine of one thread. See the [module](super).
+#[derive(Debug, Clone)]
+pub struct SessionMachine {
+    pub(super) around: Arc<Surroundings>,
+    pub(super) fence: Fence,
+    pub(super) revision: Revision,
+    pub(super) record: SessionRecord,
+    /// Open rows, by (place, id).
+    pub(super) inbox: Vec<InboxRow>,
+    pub(super) newest_given: ChatTime,
+    pub(super) turn: Option<TurnRow>,
+    // What follows is not in the rows: it is either rebuilt by `Recover` or dies with the runtime's process.
+    pub(super) turn_posts: Vec<TurnPost>,
+    pub(super) link: Link,
+    /// The epoch in which the inputs in doubt were given; absent for what an earlier broker gave.
+    pub(super) given_in: Option<Epoch>,
+    pub(super) settling: Option<Settling>,
+    /// Turns that ended lately, so that a late word of them starts nothing. Bounded.
+    pub(super) ended: VecDeque<TurnId>,
+    pub(super) calls: Vec<PendingCall>,
+    pub(super) interrupting: Option<Interrupting>,
+    pub(super) stop_until: Option<Timestamp>,
+    pub(super) progress_at: Timestamp,
+}
+
+/// What one input changes, collected while it is handled.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    pub(super) record: bool,
+    pub(super) rows: Vec<InboxRow>,
+    pub(super) turns: Vec<TurnRow>,
+    pub(super) parts: Vec<PartRow>,
+    pub(super) drop_queued_parts: bool,
+    pub(super) read: Vec<JournalId>,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Draft {
+    /// The row shall be stored as it is now; a later word on the same row replaces an earlier one.
+    pub(super) fn row(&mut self, row: &InboxRow) {
+        match self.rows.iter_mut().find(|known| known.id == row.id) {
+            Some(known) => known.clone_from(row),
+            None => self.rows.push(row.clone()),
+        }
+    }
+
+    /// The turn shall be stored as it is now.
+    pub(super) fn turn(&mut self, turn: &TurnRow) {
+        match self.turns.iter_mut().find(|known| known.id == turn.id) {
+            Some(known) => known.clone_from(turn),
+            None => self.turns.push(turn.clone()),
+        }
+    }
+}
+
+impl SessionMachine {
+    /// The machine of a session that exists.
+    pub fn load(around: Arc<Surroundings>, fence: Fence, rows: SessionRows, now: Timestamp) -> Option<Self> {
+        let record = rows.record?;
+        let turn_posts = rows
+            .turn_parts
+            .iter()
+            .filter(|part| part.number == 1)
+            .map(|part| TurnPost {
+                post: part.post.clone(),
+                beginning: super::speech::beginning(&part.body),
+                arrived: part.state == crate::store::PartState::Sent,
+            })
+            .collect();
+        Some(Self {
+            turn: rows.turn,
+            turn_posts,
+            inbox: rows.inbox,
+            newest_given: rows.newest_given,
+            ..Self::bare(around, fence, rows.revision, record, now)
+        })
+    }
+
+    /// The machine of a session that begins with this message. Nothing is stored before the message is handled.
+    pub fn begin(around: Arc<Surroundings>, fence: Fence, birth: Birth, first: &Arrival, now: Timestamp) -> Self {
+        let message = &first.message;
+        let record = SessionRecord {
+            key: message.thread(),
+            id: birth.id,
+            channel_name: birth.channel_name,
+            conversation_kind: message.conversation_kind,
+            started_by: match &message.author {
+                Author::Person { id, .. } => id.clone(),
+                other => PersonId::new(other.id()),
+            },
+            started_with: message.id.clone(),
+            folder: birth.folder,
+            agent_thread: None,
+            agent_confirmed: false,
+            running_turn: None,
+            watermark: message.at,
+            stopped_at: ChatTime::ZERO,
+            last_notice: None,
+            next_number: 1,
+            created_at: now,
+            last_activity: now,
+        };
+        Self::bare(around, fence, Revision::default(), record, now)
+    }
+
+    fn bare(
+        around: Arc<Surroundings>,
+        fence: Fence,
+        revision: Revision,
+        record: SessionRecord,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            around,
+            fence,
+            revision,
+            record,
+            inbox: Vec::new(),
+            newest_given: ChatTime::ZERO,
+            turn: None,
+            turn_posts: Vec::new(),
+            link: Link::Closed { retry_at: now, failures: 0 },
+            given_in: None,
+            settling: None,
+            ended: VecDeque::new(),
+            calls: Vec::new(),
+            interrupting: None,
+            stop_until: None,
+            progress_at: now,
+        }
+    }
+
+    /// The session's record, as the last step left it.
+    pub fn record(&self) -> &SessionRecord {
+        &self.record
+    }
+
+    /// The session's workspace.
+    pub fn workspace(&self) -> PathBuf {
+        crate::workspace::path(&self.around.sessions_root, &self.record.folder)
+    }
+
+    /// What would be loaded if the process ended now: the machine rebuilt from it does the same.
+    pub fn rows(&self) -> SessionRows {
+        SessionRows {
+            record: Some(self.record.clone()),
+            revision: self.revision,
+            inbox: self.inbox.clone(),
+            newest_given: self.newest_given,
+            turn: self.turn.clone(),
+            turn_parts: Vec::new(),
+        }
+    }
+
+    /// Whether a turn runs.
+    pub fn is_running(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// Whether nothing is open: the machine may be put away until the next input.
+    pub fn is_quiet(&self) -> bool {
+        self.turn.is_none()
+            && self.settling.is_none()
+            && self.calls.is_empty()
+            && self.inbox.iter().all(|row| row.kind == InboxKind::Context)
+            && !matches!(self.link, Link::Opening { .. })
+    }
+
+    /// Takes one input. The step's commit has to be durable before its effects run and before the next input is handled.
+    pub fn handle(&mut self, input: SessionInput, now: Timestamp) -> Step {
+        let mut draft = Draft::default();
+        self.dispatch(input, now, &mut draft);
+        self.pump(now, &mut draft);
+        self.finish(draft)
+    }
+
+    fn dispatch(&mut self, input: SessionInput, now: Timestamp, draft: &mut Draft) {
+        match input {
+            SessionInput::Message(arrival) => self.message(arrival, now, draft),
+            SessionInput::Stop { arrival } => self.stop(arrival, now, draft),
+            SessionInput::StopElsewhere { at } => {
+                self.cancel_all(at, now, draft);
+            }
+            SessionInput::Recover => self.recover(now, draft),
+            SessionInput::Opened(result) => self.opened(result, now, draft),
+            SessionInput::Backfilled { row, result } => self.backfilled(&row, result, draft),
+            SessionInput::Submitted { row, result } => self.submitted(&row, result, now, draft),
+            SessionInput::Fates(result) => self.fates(result, now, draft),
+            SessionInput::Interrupted { turn, result } => self.interrupted(&turn, result),
+            SessionInput::Agent(event) => self.agent(event, now, draft),
+            SessionInput::PostSettled(outcome) => self.post_settled(&outcome, now, draft),
+            SessionInput::Tick => self.tick(now, draft),
+        }
+    }
+
+    fn agent(&mut self, event: AgentEvent, now: Timestamp, draft: &mut Draft) {
+        self.progress_at = now;
+        match event {
+            AgentEvent::Down { epoch, .. } => self.down(epoch, now),
+            AgentEvent::TurnStarted { turn, .. } => self.adopt(&turn, now, draft),
+            AgentEvent::InputRecorded { turn, input, .. } => self.recorded(&turn, &input, now, draft),
+            AgentEvent::Progress { .. } => {}
+            AgentEvent::ToolCall { turn, request, tool, arguments, .. } => {
+                self.tool_call(&turn, request, &tool, &arguments, now, draft);
+            }
+            AgentEvent::TurnEnded { turn, outcome, .. } => self.turn_ended(&turn, outcome, now, draft),
+        }
+    }
+
+    fn finish(&mut self, draft: Draft) -> Step {
+        let mut commit = SessionCommit::empty(self.record.key.clone(), self.fence, self.revision);
+        commit.inbox = draft.rows;
+        commit.turns = draft.turns;
+        commit.parts = draft.parts;
+        commit.drop_queued_parts = draft.drop_queued_parts;
+        commit.read = draft.read;
+        if draft.record || !commit.is_empty() {
+            commit.record = Some(self.record.clone());
+            self.revision = Revision(self.revision.0 + 1);
+        }
+        Step { commit, effects: draft.effects }
+    }
+
+    /// A number that is unique within the session, for an id.
+    pub(super) fn number(&mut self, draft: &mut Draft) -> u64 {
+        let number = self.record.next_number;
+        self.record.next_number += 1;
+        draft.record = true;
+        number
+    }
+
+    /// The id of a new row for the agent.
+    pub(super) fn input_id(&mut self, draft: &mut Draft) -> InputId {
+        let number = self.number(draft);
+        InputId::new(format!("{}-i{number}", self.record.id))
+    }
+
+    fn message(&mut self, arrival: Arrival, now: Timestamp, draft: &mut Draft) {
+        draft.read.extend(arrival.journal);
+        let message = arrival.message;
+        let first = self.revision == Revision::default();
+        let kind = if arrival.instructs { InboxKind::Message } else { InboxKind::Context };
+        // A `-stop` that was written later has already covered it.
+        let stopped = message.at < self.record.stopped_at;
+        let wants_history = first && message.thread_root.is_some() && self.around.initial_history > 0;
+        let id = self.input_id(draft);
+        let row = InboxRow {
+            id: id.clone(),
+            session: self.record.key.clone(),
+            kind,
+            state: if stopped { InboxState::Cancelled } else { InboxState::Queued },
+            at: message.at,
+            message: Some(message),
+            notice: None,
+            people: arrival.people,
+            backfill: if wants_history { Backfill::Wanted } else { Backfill::None },
+            late: false,
+            attempts: 0,
+            not_before: now,
+            given_to: None,
+            turn: None,
+            created_at: now,
+        };
+        self.record.last_activity = now;
+        draft.row(&row);
+        if stopped {
+            return;
+        }
+        if wants_history {
+            draft.effects.push(Effect::Backfill { row: id, before: row.at });
+        }
+        self.insert(row);
+        if kind == InboxKind::Context {
+            self.trim_context(draft);
+        }
+    }
+
+    /// Puts an open row into its place.
+    pub(super) fn insert(&mut self, row: InboxRow) {
+        let place = self.inbox.partition_point(|known| (known.at, &known.id) < (row.at, &row.id));
+        self.inbox.insert(place, row);
+    }
+
+    fn trim_context(&mut self, draft: &mut Draft) {
+        let waiting = self.inbox.iter().filter(|row| row.kind == InboxKind::Context).count();
+        if waiting > MAX_CONTEXT
+            && let Some(index) = self.inbox.iter().position(|row| row.kind == InboxKind::Context)
+        {
+            self.close(index, InboxState::Cancelled, draft);
+        }
+    }
+
+    /// Moves a row to a state in which it wants nothing more.
+    pub(super) fn close(&mut self, index: usize, state: InboxState, draft: &mut Draft) -> InboxRow {
+        let mut row = self.inbox.remove(index);
+        row.state = state;
+        draft.row(&row);
+        row
+    }
+
+    /// A row of the broker's own for the agent.
+    pub(super) fn notice_row(&mut self, kind: InboxKind, text: String, now: Timestamp, draft: &mut Draft) {
+        let at = match kind {
+            // What was cut comes before anything that was said since.
+            InboxKind::Continuation => ChatTime::ZERO,
+            _ => ChatTime::from_micros(u64::try_from(now.as_millis()).unwrap_or(0).saturating_mul(1000)),
+        };
+        let row = InboxRow {
+            id: self.input_id(draft),
+            session: self.record.key.clone(),
+            kind,
+            state: InboxState::Queued,
+            at,
+            message: None,
+            notice: Some(text),
+            people: Vec::new(),
+            backfill: Backfill::None,
+            late: false,
+            attempts: 0,
+            not_before: now,
+            given_to: None,
+            turn: None,
+            created_at: now,
+        };
+        draft.row(&row);
+        self.insert(row);
+    }
+
+    fn recover(&mut self, now: Timestamp, draft: &mut Draft) {
+        self.progress_at = now;
+        for row in &self.inbox {
+            if row.backfill == Backfill::Wanted {
+                draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at });
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp, draft: &mut Draft) {
+        self.answer_late_calls(now, draft);
+        self.watch_turn(now, draft);
+        self.retry_settling(now, draft);
+        self.settle_forgotten(now, draft);
+        if self.stop_until.is_some_and(|until| until <= now) {
+            self.stop_until = None;
+        }
+    }
+
+    /// When [`SessionInput::Tick`] is due.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let link = match &self.link {
+            Link::Closed { retry_at, .. } if self.wants_agent() => Some(*retry_at),
+            _ => None,
+        };
+        let row = match &self.link {
+            Link::Open { .. } if self.may_give() => self.next_due(),
+            _ => None,
+        };
+        let open = matches!(self.link, Link::Open { .. });
+        let idle = (open && self.turn.is_some() && self.calls.is_empty() && self.interrupting.is_none())
+            .then(|| self.progress_at.plus(self.around.turn_idle));
+        let forgotten = match self.settling {
+            None if open => self.forgotten().map(|row| row.not_before).min(),
+            _ => None,
+        };
+        let settling = self.settling.as_ref().and_then(|settling| settling.retry_at);
+        let interrupting = self.interrupting.as_ref().map(|interrupting| interrupting.until);
+        let call = self.calls.iter().map(|call| call.until).min();
+        [link, row, idle, forgotten, settling, interrupting, call, self.stop_until].into_iter().flatten().min()
+    }
+
+    /// Remembers a turn that is over; only the latest few, since a word of an older one cannot come any more.
+    pub(super) fn remember_ended(&mut self, turn: &TurnId) {
+        if self.ended.len() == 8 {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(turn.clone());
+    }
+
+    /// Begins to interrupt a turn.
+    pub(super) fn interrupt(&mut self, turn: &TurnId, idle: bool, now: Timestamp, draft: &mut Draft) {
+        if self.interrupting.as_ref().is_some_and(|known| known.turn == *turn) {
+            return;
+        }
+        if let Link::Open { thread, .. } = &self.link {
+            draft.effects.push(Effect::Interrupt { thread: thread.clone(), turn: turn.clone() });
+            self.interrupting = Some(Interrupting { turn: turn.clone(), until: now.plus(INTERRUPT_LIMIT), idle });
+        }
+    }
+
+    /// The key of the thread.
+    pub(super) fn key(&self) -> &ThreadKey {
+        &self.record.key
+    }
+}
+
+/// The wait before the n-th further try: 0.5 s doubling, at most `most`.
+pub(super) fn back_off(failures: u32, most: Duration) -> Duration {
+    Duration::from_millis(500).saturating_mul(1 << failures.saturating_sub(1).min(16)).min(most)
+}

@@ -1,0 +1,220 @@
+//! The state machine of one thread.
+//!
+//! Pure: no await, no I/O, no clock of its own. [`SessionMachine::handle`] takes one [`SessionInput`] and gives one
+//! [`Step`]: a commit, and the effects that may run once it is durable. Everything that happens to a thread comes in
+//! here, so that a tool's `final` and the turn's end cannot race. Whatever matters after a crash is in the rows: the
+//! machine can be rebuilt from them at any point.
+//!
+//! | file | what it decides |
+//! | --- | --- |
+//! | `machine` | the state, the dispatch of inputs, deadlines |
+//! | `delivery` | which message is given to the agent when, and what becomes of one in doubt |
+//! | `turn` | the life of a turn: how it ends, what is said of that, `-stop` |
+//! | `speech` | what is posted: tool calls, final texts, notices |
+
+mod delivery;
+mod machine;
+mod speech;
+#[cfg(test)]
+mod tests;
+mod turn;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::agent::{
+    AgentAnswer, AgentEvent, AgentInput, AgentThreadId, Fate, InputId, InterruptError, OpenError, Opened,
+};
+use crate::agent::{ReadError, RequestId, SubmitError, Submitted, TurnId};
+use crate::chat::{AgentText, ChatMessage, ChatTime, MessageId, PartBody, Person};
+use crate::prompt::Overflow;
+use crate::store::{ContextMessage, JournalId, PostId, PostKind, SessionCommit};
+
+pub use machine::{Birth, SessionMachine};
+
+/// A message that may enter the session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arrival {
+    /// The journal row that it came in, settled by the same step. Absent for messages found by a recovery.
+    pub journal: Option<JournalId>,
+    /// The message.
+    pub message: ChatMessage,
+    /// Its author and the people it mentions, as far as known.
+    pub people: Vec<Person>,
+    /// Whether its author may instruct; otherwise it only goes along as context.
+    pub instructs: bool,
+}
+
+/// What became of a post: all of its parts arrived, or one was refused and the rest dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostOutcome {
+    /// The post.
+    pub post: PostId,
+    /// What the post was.
+    pub kind: PostKind,
+    /// How many parts arrived.
+    pub arrived: u32,
+    /// How many parts it has.
+    pub of: u32,
+    /// The platform's code, when a part was refused; `dropped` when the post was taken back.
+    pub error: Option<String>,
+}
+
+/// Something that happened to a session.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SessionInput {
+    /// A message for it.
+    Message(Arrival),
+    /// `-stop` in this thread.
+    Stop {
+        /// The message that said so.
+        arrival: Arrival,
+    },
+    /// Somebody wrote `-stop` at the top level of the direct message that this session is in.
+    StopElsewhere {
+        /// When.
+        at: ChatTime,
+    },
+    /// The rows were just loaded: whatever an earlier process left open is taken up.
+    Recover,
+    /// The answer to [`Effect::Open`].
+    Opened(Result<Opened, OpenError>),
+    /// The answer to [`Effect::Backfill`].
+    Backfilled {
+        /// The row that it is for.
+        row: InputId,
+        /// The messages, oldest first, and whether there are more; or why not.
+        result: Result<(Vec<ContextMessage>, bool), String>,
+    },
+    /// The answer to [`Effect::Submit`].
+    Submitted {
+        /// The row that was given.
+        row: InputId,
+        /// What the runtime said.
+        result: Result<Submitted, SubmitError>,
+    },
+    /// The answer to [`Effect::ReadFates`].
+    Fates(Result<Vec<(InputId, Fate)>, ReadError>),
+    /// The answer to [`Effect::Interrupt`].
+    Interrupted {
+        /// The turn.
+        turn: TurnId,
+        /// What the runtime said.
+        result: Result<(), InterruptError>,
+    },
+    /// The agent did something.
+    Agent(AgentEvent),
+    /// The sender is through with a post.
+    PostSettled(PostOutcome),
+    /// A deadline has come.
+    Tick,
+}
+
+/// What has to be done once the step's commit is durable.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Open the agent's thread: resume `known` or start a new one.
+    Open {
+        /// The thread to resume.
+        known: Option<AgentThreadId>,
+    },
+    /// Read the messages before `before`.
+    Backfill {
+        /// The row that they are for.
+        row: InputId,
+        /// Exclusive bound.
+        before: ChatTime,
+    },
+    /// Give an input to the agent. Effects of this kind run one after another, in order.
+    Submit {
+        /// The thread.
+        thread: AgentThreadId,
+        /// The input; its id is the row's.
+        input: AgentInput,
+        /// A file to be written into the workspace first.
+        overflow: Option<Overflow>,
+    },
+    /// Look inputs up in the agent's history.
+    ReadFates {
+        /// The thread.
+        thread: AgentThreadId,
+        /// The inputs.
+        ids: Vec<InputId>,
+    },
+    /// Interrupt a turn.
+    Interrupt {
+        /// The thread.
+        thread: AgentThreadId,
+        /// The turn.
+        turn: TurnId,
+    },
+    /// Answer a tool call.
+    Answer {
+        /// The call.
+        request: RequestId,
+        /// The answer.
+        answer: AgentAnswer,
+    },
+    /// Answer a tool call with earlier messages of the thread.
+    AnswerHistory {
+        /// The call.
+        request: RequestId,
+        /// The message before which they were written; absent for the newest.
+        before: Option<MessageId>,
+        /// How many.
+        limit: usize,
+    },
+    /// New parts wait in the outbox.
+    Flush,
+}
+
+/// One step: a commit, and what may run once it is durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// The commit; empty where nothing has to be remembered.
+    pub commit: SessionCommit,
+    /// The effects, in order.
+    pub effects: Vec<Effect>,
+}
+
+/// Renders text into the parts that will be sent. Pure.
+pub type Renderer = Arc<dyn Fn(&AgentText) -> Vec<PartBody> + Send + Sync>;
+
+/// What a machine is given once.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// How text becomes parts.
+    pub render: Renderer,
+    /// How messages come by their thread's workspace, as the agent sees it.
+    pub sessions_root: std::path::PathBuf,
+    /// A turn without a sign of life for this long is interrupted.
+    pub turn_idle: Duration,
+    /// How many earlier messages go along with a first mention; zero for none.
+    pub initial_history: usize,
+    /// The most that one look at the history may bring.
+    pub history_limit: usize,
+}
+
+impl fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings").field("turn_idle", &self.turn_idle).finish_non_exhaustive()
+    }
+}
+
+/// A submit that failed is tried again this often before the row is parked and the thread told.
+pub const MAX_ATTEMPTS: u32 = 5;
+/// At most this many inputs are with the runtime and not yet in its history.
+pub const MAX_IN_DOUBT: usize = 32;
+/// At most this many messages of other bots wait to go along with the next message; older ones are left out.
+pub const MAX_CONTEXT: usize = 20;
+/// A post has at most this many parts; a longer one is refused (tool) or cut (final text).
+pub const MAX_PARTS: usize = 40;
+/// A tool call is answered within this time: posted, refused, or queued.
+pub const TOOL_ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// The same failure is told to a thread once in this time.
+pub const NOTICE_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// A turn that starts within this time after `-stop` is interrupted too.
+pub const STOP_WINDOW: Duration = Duration::from_secs(2);
+/// An interrupted turn that does not report its end within this time counts as ended.
+pub const INTERRUPT_LIMIT: Duration = Duration::from_secs(10);

@@ -1,0 +1,229 @@
+//! What is posted: tool calls, final texts, notices.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::machine::{Draft, PendingCall, TurnPost};
+use super::{Effect, MAX_PARTS, NOTICE_INTERVAL, PostOutcome, SessionMachine, TOOL_ANSWER_LIMIT};
+use crate::agent::{AgentAnswer, RequestId, TurnId};
+use crate::chat::{AgentText, OpKey, PartBody};
+use crate::clock::Timestamp;
+use crate::prompt;
+use crate::store::{PartRow, PartState, PostId, PostKind};
+use crate::thread_tools::{self, ToolCommand};
+
+/// How much of a post an agent is reminded of, in characters.
+const BEGINNING: usize = 200;
+
+/// The beginning of a part.
+pub(super) fn beginning(body: &PartBody) -> String {
+    match body {
+        PartBody::Text { markup } => markup.chars().take(BEGINNING).collect(),
+    }
+}
+
+impl SessionMachine {
+    /// Posts something of the broker's own.
+    pub(super) fn post(&mut self, kind: PostKind, markdown: &str, now: Timestamp, draft: &mut Draft) {
+        self.post_for(kind, markdown, None, now, draft);
+    }
+
+    /// Posts a text, cut to the longest post there is.
+    pub(super) fn post_for(
+        &mut self,
+        kind: PostKind,
+        markdown: &str,
+        turn: Option<TurnId>,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let mut bodies = (self.around.render)(&AgentText::new(markdown));
+        if bodies.len() > MAX_PARTS {
+            let left_out = bodies.len() - (MAX_PARTS - 1);
+            bodies.truncate(MAX_PARTS - 1);
+            bodies.extend((self.around.render)(&AgentText::new(prompt::cut_answer(left_out))));
+        }
+        self.plan(kind, bodies, turn, now, draft);
+    }
+
+    /// Plans the parts of a post.
+    fn plan(
+        &mut self,
+        kind: PostKind,
+        bodies: Vec<PartBody>,
+        turn: Option<TurnId>,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) -> PostId {
+        let number = self.number(draft);
+        let post = PostId::new(format!("{}-p{number}", self.record.id));
+        let of = u32::try_from(bodies.len()).unwrap_or(u32::MAX);
+        if turn.is_some()
+            && let Some(first) = bodies.first()
+        {
+            self.turn_posts.push(TurnPost { post: post.clone(), beginning: beginning(first), arrived: false });
+        }
+        for (number, body) in (1..).zip(bodies) {
+            let place = self.number(draft);
+            draft.parts.push(PartRow {
+                id: OpKey::new(format!("{post}.{number}")),
+                thread: self.key().clone(),
+                post: post.clone(),
+                place,
+                number,
+                of,
+                kind,
+                turn: turn.clone(),
+                body,
+                state: PartState::Queued,
+                attempts: 0,
+                attempted_at: None,
+                first_attempt_at: None,
+                look_ups: 0,
+                not_before: now,
+                message: None,
+                error: None,
+                created_at: now,
+            });
+        }
+        if !draft.effects.contains(&Effect::Flush) {
+            draft.effects.push(Effect::Flush);
+        }
+        post
+    }
+
+    /// Tells the thread of a failure, unless it was told of the same one a moment ago.
+    pub(super) fn notify(&mut self, cause: &str, text: &str, now: Timestamp, draft: &mut Draft) {
+        if let Some((known, at)) = &self.record.last_notice
+            && known == cause
+            && now.since(*at) < NOTICE_INTERVAL
+        {
+            return;
+        }
+        self.record.last_notice = Some((cause.to_owned(), now));
+        self.post(PostKind::Notice, text, now, draft);
+    }
+
+    /// The agent calls a tool.
+    pub(super) fn tool_call(
+        &mut self,
+        turn: &TurnId,
+        request: RequestId,
+        tool: &str,
+        arguments: &Value,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        self.adopt(turn, now, draft);
+        let runs = self.turn.as_ref().is_some_and(|known| known.id == *turn && !known.stopped);
+        if !runs {
+            return answer(request, false, prompt::STOPPED_BY_PERSON, draft);
+        }
+        match thread_tools::parse(tool, arguments) {
+            Err(refusal) => answer(request, false, &refusal.message, draft),
+            Ok(ToolCommand::Help) => answer(request, true, &thread_tools::help(), draft),
+            Ok(ToolCommand::History { before, limit }) => {
+                let limit = limit.unwrap_or(self.around.history_limit).min(self.around.history_limit);
+                draft.effects.push(Effect::AnswerHistory { request, before, limit });
+            }
+            Ok(ToolCommand::State { kind, reason }) => {
+                if kind == PostKind::Wait {
+                    return answer(request, false, prompt::NO_JOB_TO_WAIT_FOR, draft);
+                }
+                self.signal(kind, reason, draft);
+                answer(request, true, "noted", draft);
+            }
+            Ok(ToolCommand::Post { text, kind, reason }) => {
+                self.tool_post(turn, request, &text, (kind, reason), now, draft);
+            }
+        }
+    }
+
+    fn tool_post(
+        &mut self,
+        turn: &TurnId,
+        request: RequestId,
+        text: &str,
+        (kind, reason): (PostKind, Option<String>),
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        if kind == PostKind::Wait {
+            return answer(request, false, prompt::NO_JOB_TO_WAIT_FOR, draft);
+        }
+        let bodies = (self.around.render)(&AgentText::new(text));
+        if bodies.is_empty() {
+            return answer(
+                request,
+                false,
+                "nothing is left of the text once it is rendered; nothing was posted",
+                draft,
+            );
+        }
+        if bodies.len() > MAX_PARTS {
+            let text =
+                format!("the text makes {} messages, {MAX_PARTS} are the most; nothing was posted", bodies.len());
+            return answer(request, false, &text, draft);
+        }
+        let post = self.plan(kind, bodies, Some(turn.clone()), now, draft);
+        if kind != PostKind::Progress {
+            self.signal(kind, reason, draft);
+        }
+        self.calls.push(PendingCall { request, post, until: now.plus(TOOL_ANSWER_LIMIT) });
+    }
+
+    fn signal(&mut self, kind: PostKind, reason: Option<String>, draft: &mut Draft) {
+        if let Some(turn) = &mut self.turn {
+            turn.signal = Some((kind, reason));
+            draft.turn(turn);
+        }
+    }
+
+    /// The sender is through with a post.
+    pub(super) fn post_settled(&mut self, outcome: &PostOutcome, now: Timestamp, draft: &mut Draft) {
+        let PostOutcome { post, kind, arrived, of, error } = outcome;
+        if let Some(known) = self.turn_posts.iter_mut().find(|known| known.post == *post) {
+            known.arrived = *arrived > 0;
+        }
+        if let Some(index) = self.calls.iter().position(|call| call.post == *post) {
+            let call = self.calls.remove(index);
+            match error {
+                None => answer(call.request, true, &format!("posted ({of} message{})", plural(*of)), draft),
+                Some(code) => {
+                    let text = format!("{arrived} of {of} messages arrived; the rest was refused by Slack ({code})");
+                    answer(call.request, false, &text, draft);
+                }
+            }
+        }
+        // A notice about a notice would go the way of the first.
+        if let Some(code) = error
+            && *kind != PostKind::Notice
+            && code != "dropped"
+        {
+            self.post(PostKind::Notice, &prompt::parts_lost(*arrived, *of, code), now, draft);
+        }
+    }
+
+    /// Answers tool calls whose post is still on its way.
+    pub(super) fn answer_late_calls(&mut self, now: Timestamp, draft: &mut Draft) {
+        let (late, waiting): (Vec<_>, Vec<_>) = self.calls.drain(..).partition(|call| call.until <= now);
+        self.calls = waiting;
+        for call in late {
+            let seconds = Duration::as_secs(&TOOL_ANSWER_LIMIT);
+            let text = format!(
+                "queued as {}: Slack did not take it within {seconds} s; it will be posted, do not post it again",
+                call.post
+            );
+            answer(call.request, true, &text, draft);
+        }
+    }
+}
+
+fn plural(n: u32) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}
+
+fn answer(request: RequestId, success: bool, text: &str, draft: &mut Draft) {
+    draft.effects.push(Effect::Answer { request, answer: AgentAnswer::Tool { success, text: text.to_owned() } });
+}

@@ -1,0 +1,611 @@
+//! Given this state and this input, these effects. After every step the machine is rebuilt from what was committed and
+//! compared.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+use crate::agent::{Epoch, FailureCause, TurnOutcome};
+use crate::chat::{Author, ConversationId, ConversationKey, ConversationKind, InstallationId, PersonId};
+use crate::clock::Timestamp;
+use crate::prompt;
+use crate::store::{
+    Backfill, Fence, InboxKind, InboxRow, InboxState, PartRow, PartState, Revision, SessionId, SessionRows, TurnRow,
+};
+
+/// A machine, a clock, and what was committed.
+struct Rig {
+    machine: SessionMachine,
+    around: Arc<Surroundings>,
+    now: Timestamp,
+    record: Option<crate::store::SessionRecord>,
+    revision: Revision,
+    inbox: BTreeMap<InputId, InboxRow>,
+    turns: BTreeMap<TurnId, TurnRow>,
+    parts: Vec<PartRow>,
+    effects: Vec<Effect>,
+}
+
+fn arrival(second: u64, text: &str, root: Option<&str>) -> Arrival {
+    let at = ChatTime::from_micros(second * 1_000_000);
+    let message = ChatMessage {
+        conversation: ConversationKey {
+            installation: InstallationId::new("T"),
+            conversation: ConversationId::new("C"),
+        },
+        conversation_kind: ConversationKind::Channel,
+        id: MessageId::new(second.to_string()),
+        at,
+        thread_root: root.map(MessageId::new),
+        author: Author::Person { id: PersonId::new("U1"), team: None },
+        text: text.to_owned(),
+        mentions: Vec::new(),
+        mentions_self: root.is_none(),
+        control_text: text.to_owned(),
+        files: Vec::new(),
+        externally_shared: false,
+    };
+    Arrival { journal: None, message, people: Vec::new(), instructs: true }
+}
+
+fn around() -> Arc<Surroundings> {
+    let render = |text: &AgentText| {
+        // Here a bar divides the parts of a post.
+        let parts = text.markdown().split('|').filter(|part| !part.trim().is_empty());
+        parts.map(|part| PartBody::Text { markup: part.to_owned() }).collect()
+    };
+    Arc::new(Surroundings {
+        render: Arc::new(render),
+        sessions_root: PathBuf::from("/data/sessions"),
+        turn_idle: Duration::from_secs(900),
+        initial_history: 8,
+        history_limit: 50,
+    })
+}
+
+impl Rig {
+    /// A session that was just begun by a mention at second 100; its thread is not open yet.
+    fn begun() -> Self {
+        let now = Timestamp::from_millis(1_000_000);
+        let around = around();
+        let birth = Birth { id: SessionId::new("s"), folder: "f".to_owned(), channel_name: None };
+        let first = arrival(100, "hello", None);
+        let machine = SessionMachine::begin(Arc::clone(&around), Fence(1), birth, &first, now);
+        let mut rig = Self {
+            machine,
+            around,
+            now,
+            record: None,
+            revision: Revision(0),
+            inbox: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            parts: Vec::new(),
+            effects: Vec::new(),
+        };
+        rig.step(SessionInput::Message(first));
+        rig
+    }
+
+    /// The same with its thread open and the first message given and recorded in a turn `t1`.
+    fn running() -> Self {
+        let mut rig = Self::begun();
+        rig.open(1);
+        rig.accept("s-i1", "t1");
+        rig.record("s-i1", "t1");
+        rig
+    }
+
+    fn step(&mut self, input: SessionInput) -> Vec<Effect> {
+        let Step { commit, effects } = self.machine.handle(input, self.now);
+        if !commit.is_empty() {
+            assert_eq!(commit.expected, self.revision, "each step builds on the one before");
+            self.revision = Revision(self.revision.0 + 1);
+            if commit.drop_queued_parts {
+                for part in self.parts.iter_mut().filter(|part| part.state == PartState::Queued) {
+                    part.state = PartState::Dropped;
+                }
+            }
+            self.record = commit.record.or(self.record.take());
+            self.inbox.extend(commit.inbox.into_iter().map(|row| (row.id.clone(), row)));
+            self.turns.extend(commit.turns.into_iter().map(|row| (row.id.clone(), row)));
+            self.parts.extend(commit.parts);
+        }
+        self.compare();
+        self.effects.extend(effects.clone());
+        effects
+    }
+
+    fn rows(&self) -> SessionRows {
+        let mut inbox: Vec<_> = self.inbox.values().filter(|row| row.state.is_open()).cloned().collect();
+        inbox.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
+        let given = self.inbox.values().filter(|row| row.kind == InboxKind::Message && row.given_to.is_some());
+        let turn = self.record.as_ref().and_then(|record| record.running_turn.as_ref());
+        SessionRows {
+            record: self.record.clone(),
+            revision: self.revision,
+            inbox,
+            newest_given: given.map(|row| row.at).max().unwrap_or_default(),
+            turn: turn.and_then(|id| self.turns.get(id).cloned()),
+            turn_parts: Vec::new(),
+        }
+    }
+
+    fn compare(&self) {
+        let rebuilt = SessionMachine::load(Arc::clone(&self.around), Fence(1), self.rows(), self.now).unwrap();
+        assert_eq!(rebuilt.rows(), self.machine.rows(), "the machine rebuilt from its rows is the machine");
+    }
+
+    /// The broker crashes and starts anew: the machine is rebuilt from its rows, in another epoch.
+    fn crash(&mut self) -> Vec<Effect> {
+        let mut rows = self.rows();
+        let turn = rows.turn.as_ref().map(|turn| turn.id.clone());
+        rows.turn_parts = self.parts.iter().filter(|part| part.turn.is_some() && part.turn == turn).cloned().collect();
+        self.machine = SessionMachine::load(Arc::clone(&self.around), Fence(1), rows, self.now).unwrap();
+        self.step(SessionInput::Recover)
+    }
+
+    fn open(&mut self, epoch: u64) -> Vec<Effect> {
+        let opened = Opened { thread: AgentThreadId::new("th"), epoch: Epoch(epoch), running: None };
+        self.step(SessionInput::Opened(Ok(opened)))
+    }
+
+    fn accept(&mut self, row: &str, turn: &str) -> Vec<Effect> {
+        let result = Ok(Submitted { turn: TurnId::new(turn) });
+        self.step(SessionInput::Submitted { row: InputId::new(row), result })
+    }
+
+    fn record(&mut self, row: &str, turn: &str) {
+        let event = AgentEvent::InputRecorded {
+            thread: AgentThreadId::new("th"),
+            turn: TurnId::new(turn),
+            input: InputId::new(row),
+        };
+        self.step(SessionInput::Agent(event));
+    }
+
+    fn end(&mut self, turn: &str, outcome: TurnOutcome) -> Vec<Effect> {
+        let (thread, turn) = (AgentThreadId::new("th"), TurnId::new(turn));
+        self.step(SessionInput::Agent(AgentEvent::TurnEnded { thread, turn, outcome }))
+    }
+
+    fn finish(&mut self, turn: &str, text: Option<&str>) -> Vec<Effect> {
+        self.end(turn, TurnOutcome::Completed { final_text: text.map(str::to_owned) })
+    }
+
+    fn say(&mut self, second: u64, text: &str) -> Vec<Effect> {
+        self.step(SessionInput::Message(arrival(second, text, Some("100"))))
+    }
+
+    fn stop(&mut self, second: u64) -> Vec<Effect> {
+        self.step(SessionInput::Stop { arrival: arrival(second, "-stop", Some("100")) })
+    }
+
+    fn tool(&mut self, id: &str, tool: &str, arguments: serde_json::Value) -> Vec<Effect> {
+        self.step(SessionInput::Agent(AgentEvent::ToolCall {
+            thread: AgentThreadId::new("th"),
+            turn: TurnId::new("t1"),
+            request: RequestId { epoch: Epoch(1), id: id.to_owned() },
+            tool: tool.to_owned(),
+            arguments,
+        }))
+    }
+
+    fn pass(&mut self, time: Duration) -> Vec<Effect> {
+        self.now = self.now.plus(time);
+        self.step(SessionInput::Tick)
+    }
+
+    fn state(&self, row: &str) -> InboxState {
+        self.inbox[&InputId::new(row)].state
+    }
+
+    fn posted(&self) -> Vec<(PostKind, String)> {
+        let text = |part: &PartRow| match &part.body {
+            PartBody::Text { markup } => markup.clone(),
+        };
+        self.parts.iter().filter(|part| part.state != PartState::Dropped).map(|part| (part.kind, text(part))).collect()
+    }
+}
+
+/// The names of the inputs that effects give to the agent.
+fn given(effects: &[Effect]) -> Vec<String> {
+    let names = effects.iter().filter_map(|effect| match effect {
+        Effect::Submit { input, .. } => Some(input.id.to_string()),
+        _ => None,
+    });
+    names.collect()
+}
+
+fn answers(effects: &[Effect]) -> Vec<(bool, String)> {
+    let all = effects.iter().filter_map(|effect| match effect {
+        Effect::Answer { answer: AgentAnswer::Tool { success, text }, .. } => Some((*success, text.clone())),
+        _ => None,
+    });
+    all.collect()
+}
+
+fn fates(list: &[(&str, Fate)]) -> SessionInput {
+    SessionInput::Fates(Ok(list.iter().map(|(id, fate)| (InputId::new(*id), *fate)).collect()))
+}
+
+fn has_interrupt(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Interrupt { .. }))
+}
+
+#[test]
+fn a_first_message_opens_the_thread_and_is_given_once_it_is_open() {
+    let mut rig = Rig::begun();
+    assert_eq!(rig.effects, [Effect::Open { known: None }]);
+    assert_eq!(rig.state("s-i1"), InboxState::Queued);
+    assert_eq!(given(&rig.open(1)), ["s-i1"]);
+    assert_eq!(rig.state("s-i1"), InboxState::Given, "the attempt is committed before the call");
+    rig.accept("s-i1", "t1");
+    assert_eq!(rig.state("s-i1"), InboxState::Given, "a reply is not yet the history");
+    rig.record("s-i1", "t1");
+    assert_eq!(rig.state("s-i1"), InboxState::Delivered);
+    assert!(rig.record.as_ref().unwrap().agent_confirmed);
+}
+
+#[test]
+fn a_mention_inside_a_thread_waits_for_its_history() {
+    let now = Timestamp::from_millis(0);
+    let birth = Birth { id: SessionId::new("s"), folder: "f".to_owned(), channel_name: None };
+    let first = arrival(200, "look at this", Some("100"));
+    let mut machine = SessionMachine::begin(around(), Fence(1), birth, &first, now);
+    let step = machine.handle(SessionInput::Message(first), now);
+    let row = InputId::new("s-i1");
+    assert_eq!(step.effects, [Effect::Backfill { row: row.clone(), before: ChatTime::from_micros(200_000_000) }]);
+    let reason = "no answer within 10 s".to_owned();
+    let step = machine.handle(SessionInput::Backfilled { row, result: Err(reason.clone()) }, now);
+    assert_eq!(step.effects, [Effect::Open { known: None }], "without its history the message goes all the same");
+    assert_eq!(step.commit.inbox[0].backfill, Backfill::Unreadable { reason });
+}
+
+#[test]
+fn messages_are_given_in_the_order_of_their_time() {
+    let mut rig = Rig::begun();
+    rig.say(103, "third");
+    rig.say(102, "second");
+    assert_eq!(given(&rig.open(1)), ["s-i1", "s-i3", "s-i2"]);
+    // One that turns up below what was given is given at once, and marked.
+    assert_eq!(given(&rig.say(101, "late")), ["s-i4"]);
+    assert!(rig.inbox[&InputId::new("s-i4")].late);
+    assert!(!rig.inbox[&InputId::new("s-i2")].late);
+}
+
+#[test]
+fn a_message_during_a_turn_joins_it() {
+    let mut rig = Rig::running();
+    assert_eq!(given(&rig.say(101, "and this")), ["s-i2"]);
+    rig.accept("s-i2", "t1");
+    rig.record("s-i2", "t1");
+    assert_eq!(rig.turns[&TurnId::new("t1")].inputs, 2);
+}
+
+#[test]
+fn how_a_turn_ends_says_what_is_posted() {
+    let failed = TurnOutcome::Failed { cause: FailureCause::UsageLimit, message: "limit".to_owned() };
+    let text = |text: &str| TurnOutcome::Completed { final_text: Some(text.to_owned()) };
+    let cases: Vec<(&str, TurnOutcome, Vec<PostKind>)> = vec![
+        ("a final text is posted", text("done"), vec![PostKind::Final]),
+        ("blank text is silence", text(" \n "), vec![]),
+        ("a failure is told", failed, vec![PostKind::Notice]),
+        ("an interrupt by nobody we know is told", TurnOutcome::Interrupted, vec![PostKind::Notice]),
+    ];
+    for (name, outcome, kinds) in cases {
+        let mut rig = Rig::running();
+        rig.end("t1", outcome);
+        let posted: Vec<_> = rig.posted().into_iter().map(|(kind, _)| kind).collect();
+        assert_eq!(posted, kinds, "{name}");
+        assert_eq!(rig.record.as_ref().unwrap().running_turn, None, "{name}");
+    }
+}
+
+#[test]
+fn a_silent_end_wakes_the_agent_once_and_no_more() {
+    let mut rig = Rig::running();
+    let effects = rig.finish("t1", None);
+    assert_eq!(given(&effects), ["s-i2"]);
+    assert_eq!(rig.inbox[&InputId::new("s-i2")].kind, InboxKind::WakeUp);
+    rig.accept("s-i2", "t2");
+    rig.record("s-i2", "t2");
+    let effects = rig.finish("t2", None);
+    assert_eq!(given(&effects), Vec::<String>::new());
+    assert_eq!(rig.posted().len(), 1, "the thread is told instead");
+}
+
+#[test]
+fn a_final_of_a_tool_is_not_posted_again_as_final_text() {
+    let mut rig = Rig::running();
+    rig.tool("1", "post", json!({"text": "on it", "kind": "progress"}));
+    rig.tool("2", "post", json!({"text": "done", "kind": "final"}));
+    rig.finish("t1", Some("done, as I said"));
+    assert_eq!(rig.posted(), [(PostKind::Progress, "on it".to_owned()), (PostKind::Final, "done".to_owned())]);
+    // Progress alone does not count as an answer.
+    let mut rig = Rig::running();
+    rig.tool("1", "post", json!({"text": "on it", "kind": "progress"}));
+    rig.finish("t1", Some("done"));
+    assert_eq!(rig.posted().len(), 2);
+}
+
+#[test]
+fn a_tool_call_is_answered_when_its_post_is_through_or_late() {
+    let outcome = |error: Option<&str>| {
+        let arrived = if error.is_some() { 1 } else { 2 };
+        let (post, error) = (PostId::new("s-p2"), error.map(str::to_owned));
+        SessionInput::PostSettled(PostOutcome { post, kind: PostKind::Progress, arrived, of: 2, error })
+    };
+    let mut rig = Rig::running();
+    assert_eq!(answers(&rig.tool("1", "post", json!({"text": "one|two", "kind": "progress"}))), []);
+    let effects = rig.step(outcome(None));
+    assert_eq!(answers(&effects), [(true, "posted (2 messages)".to_owned())]);
+
+    let mut rig = Rig::running();
+    rig.tool("1", "post", json!({"text": "one|two", "kind": "progress"}));
+    let (success, text) = answers(&rig.step(outcome(Some("is_archived")))).remove(0);
+    assert!(!success && text.contains("1 of 2") && text.contains("is_archived"), "{text}");
+    assert_eq!(rig.posted().last().unwrap().0, PostKind::Notice, "the thread is told too");
+
+    let mut rig = Rig::running();
+    rig.tool("1", "post", json!({"text": "one|two", "kind": "progress"}));
+    assert_eq!(rig.machine.deadline(), Some(rig.now.plus(TOOL_ANSWER_LIMIT)));
+    let (success, text) = answers(&rig.pass(TOOL_ANSWER_LIMIT)).remove(0);
+    assert!(success && text.contains("queued as s-p2"), "{text}");
+}
+
+#[test]
+fn a_tool_call_that_cannot_be_done_is_refused_and_changes_nothing() {
+    let cases = [
+        ("nothing to post", json!({"text": "  ", "kind": "progress"})),
+        ("no job to wait for", json!({"text": "later", "kind": "wait", "reason": "ci"})),
+        ("too many parts", json!({"text": "x|".repeat(MAX_PARTS + 1), "kind": "progress"})),
+    ];
+    for (name, arguments) in cases {
+        let mut rig = Rig::running();
+        let (success, _) = answers(&rig.tool("1", "post", arguments)).remove(0);
+        assert!(!success, "{name}");
+        assert_eq!(rig.posted(), [], "{name}");
+        assert_eq!(rig.turns[&TurnId::new("t1")].signal, None, "{name}");
+    }
+}
+
+#[test]
+fn a_stop_takes_back_everything_that_was_said_before_it() {
+    let mut rig = Rig::running();
+    rig.tool("1", "post", json!({"text": "on it", "kind": "progress"}));
+    rig.say(101, "more");
+    let effects = rig.stop(102);
+    assert!(has_interrupt(&effects));
+    assert!(!answers(&effects)[0].0, "the call that waits is refused");
+    let more = rig.inbox.values().find(|row| row.at == ChatTime::from_micros(101_000_000)).unwrap();
+    assert_eq!(more.state, InboxState::Cancelled);
+    assert_eq!(rig.posted(), [(PostKind::Notice, prompt::STOPPED.to_owned())], "parts that waited are dropped");
+    // What is said while the turn is being stopped waits for its end.
+    assert_eq!(given(&rig.say(103, "rather this")), Vec::<String>::new());
+    let effects = rig.end("t1", TurnOutcome::Interrupted);
+    assert_eq!(given(&effects).len(), 1);
+    assert_eq!(rig.posted().len(), 1, "nobody is told of an interrupt that they asked for");
+}
+
+#[test]
+fn a_stop_cancels_inputs_in_doubt_and_the_turn_that_they_start() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    assert!(!has_interrupt(&rig.stop(101)), "no turn is known yet");
+    assert_eq!(rig.state("s-i1"), InboxState::Cancelled);
+    let started = AgentEvent::TurnStarted { thread: AgentThreadId::new("th"), turn: TurnId::new("t1") };
+    assert!(has_interrupt(&rig.step(SessionInput::Agent(started))), "it is interrupted as soon as it is seen");
+    rig.end("t1", TurnOutcome::Interrupted);
+    assert!(rig.machine.is_quiet());
+    assert_eq!(rig.posted(), [(PostKind::Notice, prompt::STOPPED.to_owned())]);
+}
+
+#[test]
+fn a_stop_with_nothing_to_stop_says_so_and_a_message_from_before_it_stays_stopped() {
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("done"));
+    rig.stop(105);
+    assert_eq!(rig.posted().last().unwrap().1, prompt::NOTHING_TO_STOP);
+    assert_eq!(given(&rig.say(104, "from before")), Vec::<String>::new());
+    assert_eq!(given(&rig.say(106, "from after")).len(), 1);
+}
+
+#[test]
+fn after_a_crash_doubt_is_decided_by_the_history() {
+    // The crash came after the submit, before its record.
+    for (fate, state, wakes) in
+        [(Fate::Recorded, InboxState::Delivered, true), (Fate::Absent, InboxState::Given, false)]
+    {
+        let mut rig = Rig::begun();
+        rig.open(1);
+        assert_eq!(rig.crash(), [Effect::Open { known: Some(AgentThreadId::new("th")) }]);
+        let ids = vec![InputId::new("s-i1")];
+        assert_eq!(rig.open(2), [Effect::ReadFates { thread: AgentThreadId::new("th"), ids }]);
+        let effects = rig.step(fates(&[("s-i1", fate)]));
+        assert_eq!(rig.state("s-i1"), state, "{fate:?}");
+        assert_eq!(given(&effects).len(), 1, "the message again, or word of the crash");
+        let kind = rig.inbox.values().find(|row| row.state == InboxState::Given).unwrap().kind;
+        assert_eq!(kind == InboxKind::Continuation, wakes, "{fate:?}");
+    }
+}
+
+#[test]
+fn a_turn_that_was_cut_goes_on_once_and_then_the_thread_is_told() {
+    let mut rig = Rig::running();
+    rig.tool("1", "post", json!({"text": "half of it", "kind": "progress"}));
+    rig.parts[0].state = PartState::Sent;
+    rig.crash();
+    rig.open(2);
+    let row = rig.inbox.values().find(|row| row.kind == InboxKind::Continuation).unwrap();
+    assert!(row.notice.as_ref().unwrap().contains("half of it"), "{row:?}");
+    let id = row.id.to_string();
+    assert_eq!(rig.turns[&TurnId::new("t1")].ended.unwrap().1, crate::store::TurnEnd::Cut);
+    rig.accept(&id, "t2");
+    rig.record(&id, "t2");
+    rig.crash();
+    let effects = rig.open(3);
+    assert_eq!(given(&effects), Vec::<String>::new(), "not a third time");
+    assert_eq!(rig.posted().last().unwrap(), &(PostKind::Notice, prompt::cut_again()));
+}
+
+#[test]
+fn a_turn_that_had_answered_or_was_stopped_is_not_continued() {
+    let mut rig = Rig::running();
+    rig.tool("1", "post", json!({"text": "done", "kind": "final"}));
+    rig.crash();
+    assert_eq!(given(&rig.open(2)), Vec::<String>::new());
+    let mut rig = Rig::running();
+    rig.stop(101);
+    rig.crash();
+    assert_eq!(given(&rig.open(2)), Vec::<String>::new());
+}
+
+#[test]
+fn the_death_of_the_runtime_is_a_crash_of_the_turn_alone() {
+    let mut rig = Rig::running();
+    let down = AgentEvent::Down { epoch: Epoch(1), reason: "killed".to_owned() };
+    let effects = rig.step(SessionInput::Agent(down));
+    assert_eq!(effects, [Effect::Open { known: Some(AgentThreadId::new("th")) }]);
+    assert_eq!(given(&rig.open(2)).len(), 1, "the continuation");
+    // Word of an older process changes nothing.
+    let down = AgentEvent::Down { epoch: Epoch(1), reason: "late".to_owned() };
+    assert_eq!(rig.step(SessionInput::Agent(down)), []);
+}
+
+#[test]
+fn what_a_turn_did_not_take_is_asked_for_at_its_end() {
+    let mut rig = Rig::running();
+    rig.say(101, "steer");
+    rig.accept("s-i2", "t1");
+    let effects = rig.end("t1", TurnOutcome::Completed { final_text: Some("done".to_owned()) });
+    assert!(effects.contains(&Effect::ReadFates { thread: AgentThreadId::new("th"), ids: vec![InputId::new("s-i2")] }));
+    assert_eq!(given(&rig.step(fates(&[("s-i2", Fate::Absent)]))), ["s-i2"], "it is given to a turn of its own");
+    // The same when the reply to the submit comes after the end.
+    let mut rig = Rig::running();
+    rig.say(101, "steer");
+    rig.finish("t1", Some("done"));
+    assert!(rig.accept("s-i2", "t1").iter().any(|effect| matches!(effect, Effect::ReadFates { .. })));
+}
+
+#[test]
+fn a_submit_that_fails_is_tried_five_times_and_then_told() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    for attempt in 1..=MAX_ATTEMPTS {
+        let result = Err(SubmitError::Refused { reason: "no".to_owned() });
+        rig.step(SessionInput::Submitted { row: InputId::new("s-i1"), result });
+        if attempt < MAX_ATTEMPTS {
+            assert_eq!(rig.state("s-i1"), InboxState::Queued);
+            let due = rig.machine.deadline().unwrap();
+            assert!(due > rig.now, "it backs off");
+            rig.now = due;
+            assert_eq!(given(&rig.step(SessionInput::Tick)), ["s-i1"]);
+        }
+    }
+    assert_eq!(rig.state("s-i1"), InboxState::Parked);
+    assert_eq!(rig.posted().len(), 1);
+}
+
+#[test]
+fn no_answer_to_a_submit_is_no_barrier() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    let result = Err(SubmitError::Unknown { limit: Duration::from_secs(30) });
+    let effects = rig.step(SessionInput::Submitted { row: InputId::new("s-i1"), result });
+    assert_eq!(effects, [], "nothing is decided and nothing sent again");
+    assert_eq!(rig.state("s-i1"), InboxState::Given);
+    // A runtime that lives on and forgot the input: it is not given again, and the thread is told.
+    rig.now = rig.machine.deadline().unwrap();
+    assert!(matches!(rig.step(SessionInput::Tick)[..], [Effect::ReadFates { .. }]));
+    assert_eq!(given(&rig.step(fates(&[("s-i1", Fate::Absent)]))), Vec::<String>::new());
+    assert_eq!(rig.state("s-i1"), InboxState::Parked);
+    assert_eq!(rig.posted().len(), 1);
+}
+
+#[test]
+fn a_thread_that_is_gone_is_started_anew_silently_only_when_it_held_nothing() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    rig.crash();
+    let effects = rig.step(SessionInput::Opened(Err(OpenError::Lost)));
+    assert_eq!(effects, [Effect::Open { known: None }]);
+    assert_eq!(rig.posted(), []);
+    assert_eq!(given(&rig.open(2)), ["s-i1"]);
+
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("done"));
+    rig.crash();
+    rig.say(101, "and now?");
+    let effects = rig.step(SessionInput::Opened(Err(OpenError::Lost)));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Backfill { .. })), "the history goes as context");
+    assert_eq!(rig.posted().last().unwrap().1, prompt::history_lost());
+}
+
+#[test]
+fn a_runtime_that_cannot_be_reached_is_told_once_and_tried_for_ever() {
+    let mut rig = Rig::begun();
+    for _ in 0..10 {
+        let reason = "no binary".to_owned();
+        rig.step(SessionInput::Opened(Err(OpenError::Unavailable { reason })));
+        rig.now = rig.machine.deadline().unwrap();
+        assert_eq!(rig.step(SessionInput::Tick), [Effect::Open { known: None }]);
+    }
+    assert_eq!(rig.posted().len(), 1);
+    assert_eq!(given(&rig.open(1)), ["s-i1"], "nothing is lost meanwhile");
+}
+
+#[test]
+fn a_turn_without_a_sign_of_life_is_interrupted_and_told() {
+    let mut rig = Rig::running();
+    assert_eq!(rig.machine.deadline(), Some(rig.now.plus(Duration::from_secs(900))));
+    rig.now = rig.now.plus(Duration::from_secs(600));
+    let (thread, turn) = (AgentThreadId::new("th"), TurnId::new("t1"));
+    rig.step(SessionInput::Agent(AgentEvent::Progress { thread, turn }));
+    assert!(!has_interrupt(&rig.pass(Duration::from_secs(899))));
+    assert!(has_interrupt(&rig.pass(Duration::from_secs(1))));
+    rig.end("t1", TurnOutcome::Interrupted);
+    assert_eq!(rig.posted().last().unwrap().1, prompt::idle(15));
+}
+
+#[test]
+fn an_interrupt_without_an_end_ends_the_turn_after_a_while() {
+    let mut rig = Rig::running();
+    rig.stop(101);
+    rig.say(102, "next");
+    assert_eq!(given(&rig.pass(INTERRUPT_LIMIT)).len(), 1);
+    assert_eq!(rig.turns[&TurnId::new("t1")].ended.unwrap().1, crate::store::TurnEnd::Interrupted);
+}
+
+#[test]
+fn words_of_other_bots_go_along_with_the_next_message_and_start_nothing() {
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("done"));
+    let mut alert = arrival(101, "build failed", Some("100"));
+    alert.instructs = false;
+    assert_eq!(given(&rig.step(SessionInput::Message(alert))), Vec::<String>::new());
+    assert!(rig.machine.is_quiet());
+    let effects = rig.say(102, "why?");
+    let id = given(&effects).remove(0);
+    rig.accept(&id, "t2");
+    rig.record(&id, "t2");
+    assert!(rig.inbox.values().all(|row| row.state == InboxState::Delivered));
+}
+
+#[test]
+fn the_same_failure_is_told_once_in_five_minutes() {
+    let mut rig = Rig::running();
+    let failed = || TurnOutcome::Failed { cause: FailureCause::Auth, message: "no".to_owned() };
+    rig.end("t1", failed());
+    for (turn, minutes, told) in [("t2", 1, 1), ("t3", 5, 2)] {
+        rig.now = rig.now.plus(Duration::from_secs(minutes * 60));
+        let id = given(&rig.say(100 + minutes, "again")).remove(0);
+        rig.accept(&id, turn);
+        rig.record(&id, turn);
+        rig.end(turn, failed());
+        assert_eq!(rig.posted().len(), told, "{turn}");
+    }
+}

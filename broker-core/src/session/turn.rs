@@ -1,0 +1,242 @@
+//! The life of a turn: how it begins, how it ends and what is said of that, `-stop`.
+
+use super::machine::{Draft, Link};
+use super::{Arrival, STOP_WINDOW, SessionMachine};
+use crate::agent::{AgentAnswer, InterruptError, TurnId, TurnOutcome};
+use crate::chat::ChatTime;
+use crate::clock::Timestamp;
+use crate::prompt;
+use crate::store::{Backfill, InboxKind, InboxRow, InboxState, PostKind, TurnEnd, TurnRow};
+
+impl SessionMachine {
+    /// A turn is known to run.
+    pub(super) fn adopt(&mut self, turn: &TurnId, now: Timestamp, draft: &mut Draft) {
+        if self.ended.contains(turn) || self.turn.as_ref().is_some_and(|known| known.id == *turn) {
+            return;
+        }
+        // The runtime runs one turn at a time: an older one has ended without a word.
+        if let Some(older) = self.turn.take() {
+            self.end_turn(older, TurnEnd::Cut, now, draft);
+        }
+        let thread = match (&self.link, &self.record.agent_thread) {
+            (Link::Open { thread, .. }, _) | (_, Some(thread)) => thread.clone(),
+            _ => return,
+        };
+        let stopped = self.stop_until.is_some_and(|until| until > now);
+        let row = TurnRow {
+            id: turn.clone(),
+            session: self.key().clone(),
+            thread,
+            started_at: now,
+            ended: None,
+            inputs: 0,
+            from_person: false,
+            continuation: false,
+            signal: None,
+            stopped,
+        };
+        draft.turn(&row);
+        self.turn = Some(row);
+        self.turn_posts.clear();
+        self.record.running_turn = Some(turn.clone());
+        self.progress_at = now;
+        if stopped {
+            self.stop_until = None;
+            self.interrupt(turn, false, now, draft);
+        }
+    }
+
+    /// Counts an input of the running turn.
+    pub(super) fn count_input(&mut self, kind: InboxKind, draft: &mut Draft) {
+        if let Some(turn) = &mut self.turn {
+            turn.inputs += 1;
+            turn.from_person |= kind == InboxKind::Message;
+            turn.continuation |= kind == InboxKind::Continuation;
+            draft.turn(turn);
+        }
+    }
+
+    /// Writes down how a turn left off.
+    pub(super) fn end_turn(&mut self, mut turn: TurnRow, end: TurnEnd, now: Timestamp, draft: &mut Draft) {
+        turn.ended = Some((now, end));
+        draft.turn(&turn);
+        self.remember_ended(&turn.id);
+        if self.record.running_turn.as_ref() == Some(&turn.id) {
+            self.record.running_turn = None;
+        }
+        self.record.last_activity = now;
+        self.calls.clear();
+    }
+
+    /// A turn has ended.
+    pub(super) fn turn_ended(&mut self, id: &TurnId, outcome: TurnOutcome, now: Timestamp, draft: &mut Draft) {
+        if self.ended.contains(id) {
+            return;
+        }
+        self.adopt(id, now, draft);
+        let Some(turn) = self.turn.take() else { return };
+        let idle = self.interrupting.take_if(|known| known.turn == *id).is_some_and(|known| known.idle);
+        self.stop_until = None;
+        let end = match &outcome {
+            TurnOutcome::Completed { .. } => TurnEnd::Completed,
+            TurnOutcome::Interrupted => TurnEnd::Interrupted,
+            TurnOutcome::Failed { .. } => TurnEnd::Failed,
+        };
+        self.end_turn(turn.clone(), end, now, draft);
+        self.settle_ended(id, draft);
+        match outcome {
+            TurnOutcome::Completed { final_text } => self.completed(&turn, final_text, now, draft),
+            TurnOutcome::Failed { cause, message } => {
+                self.notify(cause.as_str(), &prompt::failed(cause, &message), now, draft);
+            }
+            TurnOutcome::Interrupted if turn.stopped => {}
+            TurnOutcome::Interrupted if idle => {
+                let minutes = self.around.turn_idle.as_secs() / 60;
+                self.notify("idle", &prompt::idle(minutes), now, draft);
+            }
+            TurnOutcome::Interrupted => self.notify("interrupted", &prompt::interrupted(), now, draft),
+        }
+    }
+
+    fn completed(&mut self, turn: &TurnRow, final_text: Option<String>, now: Timestamp, draft: &mut Draft) {
+        if turn.signal.is_some() || turn.stopped {
+            return;
+        }
+        if let Some(text) = final_text
+            && !text.trim().is_empty()
+        {
+            self.post_for(PostKind::Final, &text, Some(turn.id.clone()), now, draft);
+            return;
+        }
+        // A silent end. Whoever wrote in the meantime wakes the agent anyway, and a turn that took nothing owes nothing.
+        let somebody_waits = self.inbox.iter().any(|row| row.kind == InboxKind::Message);
+        if somebody_waits || turn.inputs == 0 {
+            return;
+        }
+        if turn.from_person || turn.continuation {
+            self.notice_row(InboxKind::WakeUp, prompt::wake_up().to_owned(), now, draft);
+        } else {
+            self.notify("silent_end", &prompt::silent_end(), now, draft);
+        }
+    }
+
+    /// The process that ran the turn is gone, and what it had taken is known: the agent goes on once, or the thread is
+    /// told.
+    pub(super) fn after_cut(&mut self, recorded: &[InboxKind], now: Timestamp, draft: &mut Draft) {
+        let turn = self.turn.take();
+        let had_input = !recorded.is_empty() || turn.as_ref().is_some_and(|turn| turn.inputs > 0);
+        let closed = turn.as_ref().is_some_and(|turn| turn.signal.is_some() || turn.stopped);
+        let continuation =
+            recorded.contains(&InboxKind::Continuation) || turn.as_ref().is_some_and(|turn| turn.continuation);
+        if let Some(turn) = turn {
+            self.end_turn(turn, TurnEnd::Cut, now, draft);
+        }
+        self.record.running_turn = None;
+        if !had_input || closed {
+            return;
+        }
+        if continuation {
+            self.post(PostKind::Notice, &prompt::cut_again(), now, draft);
+            return;
+        }
+        let posts: Vec<String> =
+            self.turn_posts.drain(..).filter(|post| post.arrived).map(|post| post.beginning).collect();
+        self.notice_row(InboxKind::Continuation, prompt::continuation(&posts), now, draft);
+    }
+
+    /// The runtime answered to an interrupt. The end of the turn is its own event, or a deadline stands in for it.
+    pub(super) fn interrupted(&mut self, turn: &TurnId, result: Result<(), InterruptError>) {
+        if let Err(InterruptError::Unavailable { .. }) = result
+            && self.interrupting.as_ref().is_some_and(|known| known.turn == *turn && !known.idle)
+        {
+            // The process is about to be replaced: the turn is cut then, and is marked as stopped already.
+            self.interrupting = None;
+        }
+    }
+
+    /// Interrupts a turn that gives no sign of life, and ends one that does not report its end.
+    pub(super) fn watch_turn(&mut self, now: Timestamp, draft: &mut Draft) {
+        if let Some(late) = self.interrupting.take_if(|known| known.until <= now) {
+            self.interrupting = Some(late.clone());
+            self.turn_ended(&late.turn, TurnOutcome::Interrupted, now, draft);
+            self.interrupting = None;
+        }
+        let idle_at = self.progress_at.plus(self.around.turn_idle);
+        if let Some(turn) = &self.turn
+            && self.calls.is_empty()
+            && self.interrupting.is_none()
+            && idle_at <= now
+        {
+            let id = turn.id.clone();
+            self.interrupt(&id, true, now, draft);
+        }
+    }
+
+    /// `-stop` in this thread.
+    pub(super) fn stop(&mut self, arrival: Arrival, now: Timestamp, draft: &mut Draft) {
+        draft.read.extend(arrival.journal);
+        let at = arrival.message.at;
+        let row = InboxRow {
+            id: self.input_id(draft),
+            session: self.key().clone(),
+            kind: InboxKind::Stop,
+            state: InboxState::Delivered,
+            at,
+            message: Some(arrival.message),
+            notice: None,
+            people: arrival.people,
+            backfill: Backfill::None,
+            late: false,
+            attempts: 0,
+            not_before: now,
+            given_to: None,
+            turn: None,
+            created_at: now,
+        };
+        draft.row(&row);
+        let stopped = self.cancel_all(at, now, draft);
+        let text = if stopped { prompt::STOPPED } else { prompt::NOTHING_TO_STOP };
+        self.post(PostKind::Notice, text, now, draft);
+    }
+
+    /// Takes back everything that was said before `at` and not yet answered. Says whether there was anything.
+    pub(super) fn cancel_all(&mut self, at: ChatTime, now: Timestamp, draft: &mut Draft) -> bool {
+        self.record.stopped_at = self.record.stopped_at.max(at);
+        self.record.last_activity = now;
+        draft.record = true;
+        draft.drop_queued_parts = true;
+        let mut starting = false;
+        let mut any = self.turn.is_some();
+        let mut index = 0;
+        while index < self.inbox.len() {
+            let row = &self.inbox[index];
+            // What was written after the `-stop` is not meant by it, even if it came first.
+            let meant = row.kind != InboxKind::Context && (row.kind != InboxKind::Message || row.at < at);
+            if !meant {
+                index += 1;
+                continue;
+            }
+            any = true;
+            starting |= row.state == InboxState::Given;
+            self.close(index, InboxState::Cancelled, draft);
+        }
+        self.settling = None;
+        self.refuse_calls(draft);
+        if let Some(turn) = &mut self.turn {
+            turn.stopped = true;
+            draft.turn(turn);
+            let id = turn.id.clone();
+            self.interrupt(&id, false, now, draft);
+        } else if starting {
+            self.stop_until = Some(now.plus(STOP_WINDOW));
+        }
+        any
+    }
+
+    fn refuse_calls(&mut self, draft: &mut Draft) {
+        for call in self.calls.drain(..) {
+            let answer = AgentAnswer::Tool { success: false, text: prompt::STOPPED_BY_PERSON.to_owned() };
+            draft.effects.push(super::Effect::Answer { request: call.request, answer });
+        }
+    }
+}

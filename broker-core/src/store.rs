@@ -1,0 +1,616 @@
+//! What survives a crash: the trait [`StateStore`], its records, and [`SessionCommit`], the only way to change a session.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::agent::{AgentThreadId, InputId, TurnId};
+use crate::chat::{
+    ChatMessage, ChatTime, ConversationKey, ConversationKind, MessageId, OpKey, PartBody, Person, PersonId,
+    RawEnvelope, ThreadKey,
+};
+use crate::clock::Timestamp;
+use crate::health::PartHealth;
+use crate::ids::string_id;
+
+string_id! {
+    /// A session, unique for ever: a thread whose session was deleted gets another id the next time.
+    SessionId
+}
+string_id! {
+    /// One post: what one tool call, one request or one final text made.
+    PostId
+}
+string_id! {
+    /// Who holds a session: one broker process.
+    OwnerId
+}
+
+/// A row of the journal of raw envelopes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JournalId(pub u64);
+
+/// How often a session's rows have been changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+/// Raised by each claim: a commit with an older fence is refused, so that a former owner can change nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fence(pub u64);
+
+/// What became of an envelope that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its row.
+    pub id: JournalId,
+    /// Whether it was new. `false` is a redelivery: the row is the one of the first delivery.
+    pub fresh: bool,
+}
+
+/// An envelope of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalRow {
+    /// The row.
+    pub id: JournalId,
+    /// The envelope.
+    pub envelope: RawEnvelope,
+}
+
+/// What became of a journal row that made no inbox row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JournalFate {
+    /// Nothing for the broker.
+    Ignored {
+        /// Why.
+        reason: String,
+    },
+    /// A reply in a thread without a session: taken up when its root's mention opens one.
+    Unrouted {
+        /// The thread.
+        thread: ThreadKey,
+    },
+    /// It could not be read; kept for whoever mends the parser.
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
+    /// Its author may not instruct the broker.
+    Denied {
+        /// Why.
+        reason: String,
+    },
+    /// It was acted upon and leaves no row of its own (a `-stop` without a session).
+    Done,
+}
+
+impl JournalFate {
+    /// The name that is stored.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ignored { .. } => "ignored",
+            Self::Unrouted { .. } => "unrouted",
+            Self::Unreadable { .. } => "unreadable",
+            Self::Denied { .. } => "denied",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// The record of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// The thread that it is the session of.
+    pub key: ThreadKey,
+    /// Its own id.
+    pub id: SessionId,
+    /// The conversation's name, when known.
+    pub channel_name: Option<String>,
+    /// What kind of conversation it is in.
+    pub conversation_kind: ConversationKind,
+    /// Who started it.
+    pub started_by: PersonId,
+    /// With which message.
+    pub started_with: MessageId,
+    /// The name of its folder below the sessions root.
+    pub folder: String,
+    /// The agent's thread, once one was started.
+    pub agent_thread: Option<AgentThreadId>,
+    /// Whether that thread is known to hold something: until then it may be gone after a crash, and nothing is lost.
+    pub agent_confirmed: bool,
+    /// The turn that runs.
+    pub running_turn: Option<TurnId>,
+    /// The newest time up to which *every* message is in the inbox. Not the newest message seen: one that was missed
+    /// while the socket was down would lie below that.
+    pub watermark: ChatTime,
+    /// Messages written before this moment were stopped by `-stop`.
+    pub stopped_at: ChatTime,
+    /// The last notice to the thread about a failure: its cause and when. The same cause is told once in five minutes.
+    pub last_notice: Option<(String, Timestamp)>,
+    /// The next number for an id of this session.
+    pub next_number: u64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When a person or the agent last did something in it.
+    pub last_activity: Timestamp,
+}
+
+/// Why an inbox row exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InboxKind {
+    /// A person's message for the agent.
+    Message,
+    /// A message of another bot: goes along with the next message, and starts nothing.
+    Context,
+    /// `-stop`: kept so that no recovery delivers it as a prompt.
+    Stop,
+    /// The broker asks the agent to end its turn properly.
+    WakeUp,
+    /// The broker tells the agent that its turn was cut by a crash.
+    Continuation,
+}
+
+impl InboxKind {
+    /// The name that is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Message => "message",
+            Self::Context => "context",
+            Self::Stop => "stop",
+            Self::WakeUp => "wake_up",
+            Self::Continuation => "continuation",
+        }
+    }
+}
+
+/// Where an inbox row stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InboxState {
+    /// Waits to be given to the agent.
+    Queued,
+    /// An attempt to give it was committed. Until the agent's history shows it, it is in doubt.
+    Given,
+    /// It stands in the agent's history, or has done all that it was for.
+    Delivered,
+    /// `-stop` came first.
+    Cancelled,
+    /// It could not be given in five attempts; the thread was told.
+    Parked,
+}
+
+impl InboxState {
+    /// The name that is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Given => "given",
+            Self::Delivered => "delivered",
+            Self::Cancelled => "cancelled",
+            Self::Parked => "parked",
+        }
+    }
+
+    /// Whether the row still wants something: only such rows are loaded with a session.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Queued | Self::Given)
+    }
+}
+
+/// The earlier messages of a thread that go along with the first one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Backfill {
+    /// None are wanted.
+    None,
+    /// To be read before the row is given.
+    Wanted,
+    /// These, oldest first.
+    Read {
+        /// The messages.
+        messages: Vec<ContextMessage>,
+        /// Whether older messages were left out.
+        has_more: bool,
+    },
+    /// They could not be read; the agent is told.
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A message that is shown to the agent as context.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextMessage {
+    /// The message.
+    pub message: ChatMessage,
+    /// Its author and the people it mentions, as far as known.
+    pub people: Vec<Person>,
+}
+
+/// A message on its way to the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxRow {
+    /// Its id; goes to the agent's history as the input's id.
+    pub id: InputId,
+    /// The session.
+    pub session: ThreadKey,
+    /// Why it exists.
+    pub kind: InboxKind,
+    /// Where it stands.
+    pub state: InboxState,
+    /// Its place in the thread: when the message was written.
+    pub at: ChatTime,
+    /// The chat message, for kinds that have one. Unique per (installation, conversation, id).
+    pub message: Option<ChatMessage>,
+    /// The text of kinds that the broker wrote itself.
+    pub notice: Option<String>,
+    /// Its author and the people it mentions, as far as known.
+    pub people: Vec<Person>,
+    /// The earlier messages that go along.
+    pub backfill: Backfill,
+    /// Whether a newer message of the thread was given before it.
+    pub late: bool,
+    /// How many submits ended in an error or unknown.
+    pub attempts: u32,
+    /// Not to be given before this moment.
+    pub not_before: Timestamp,
+    /// The agent thread of the first attempt since it was last queued.
+    pub given_to: Option<AgentThreadId>,
+    /// The turn that took it, once known.
+    pub turn: Option<TurnId>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// How a turn left off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TurnEnd {
+    /// It came to an end.
+    Completed,
+    /// It was interrupted.
+    Interrupted,
+    /// It failed.
+    Failed,
+    /// The process that ran it is gone.
+    Cut,
+}
+
+impl TurnEnd {
+    /// The name that is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Interrupted => "interrupted",
+            Self::Failed => "failed",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+/// What the agent said of its own state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PostKind {
+    /// On the way.
+    Progress,
+    /// The answer.
+    Final,
+    /// It cannot go on without a person.
+    Block,
+    /// It waits for a background job.
+    Wait,
+    /// The broker speaks for itself.
+    Notice,
+}
+
+impl PostKind {
+    /// The name that is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Progress => "progress",
+            Self::Final => "final",
+            Self::Block => "block",
+            Self::Wait => "wait",
+            Self::Notice => "notice",
+        }
+    }
+}
+
+/// One run of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnRow {
+    /// The turn.
+    pub id: TurnId,
+    /// The session.
+    pub session: ThreadKey,
+    /// The agent's thread.
+    pub thread: AgentThreadId,
+    /// When the broker learned of it.
+    pub started_at: Timestamp,
+    /// When and how it ended.
+    pub ended: Option<(Timestamp, TurnEnd)>,
+    /// How many inputs it took.
+    pub inputs: u32,
+    /// Whether one of them came from a person.
+    pub from_person: bool,
+    /// Whether one of them was a continuation after a crash.
+    pub continuation: bool,
+    /// The state with which the agent closed it (`final`, `block`, `wait`) and its reason.
+    pub signal: Option<(PostKind, Option<String>)>,
+    /// Whether `-stop` ended it.
+    pub stopped: bool,
+}
+
+/// Where a part stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartState {
+    /// Waits for its turn.
+    Queued,
+    /// The call was about to be made: after a crash its fate has to be looked up.
+    Sending,
+    /// It may have arrived: look before sending again.
+    Unknown,
+    /// It stands in the thread.
+    Sent,
+    /// It was refused for good.
+    Refused,
+    /// It was not sent: `-stop` came first, or a part before it was refused.
+    Dropped,
+}
+
+impl PartState {
+    /// The name that is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sending => "sending",
+            Self::Unknown => "unknown",
+            Self::Sent => "sent",
+            Self::Refused => "refused",
+            Self::Dropped => "dropped",
+        }
+    }
+
+    /// Whether the sender still has to do something.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Queued | Self::Sending | Self::Unknown)
+    }
+}
+
+/// One message on its way to the thread.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRow {
+    /// Its id; travels with the message.
+    pub id: OpKey,
+    /// The thread.
+    pub thread: ThreadKey,
+    /// The post that it is a part of.
+    pub post: PostId,
+    /// Its place in the thread's order; grows.
+    pub place: u64,
+    /// Its number within the post, from 1.
+    pub number: u32,
+    /// How many parts the post has.
+    pub of: u32,
+    /// What the post is.
+    pub kind: PostKind,
+    /// The turn that made it.
+    pub turn: Option<TurnId>,
+    /// What is sent.
+    pub body: PartBody,
+    /// Where it stands.
+    pub state: PartState,
+    /// How many times it was sent, as far as known.
+    pub attempts: u32,
+    /// When the last attempt began.
+    pub attempted_at: Option<Timestamp>,
+    /// When the first attempt began: the read-back reads from there.
+    pub first_attempt_at: Option<Timestamp>,
+    /// How many look-ups could not decide since the last attempt.
+    pub look_ups: u32,
+    /// Not before this moment.
+    pub not_before: Timestamp,
+    /// The message that it became.
+    pub message: Option<MessageId>,
+    /// The platform's code, when it was refused.
+    pub error: Option<String>,
+    /// When it was committed.
+    pub created_at: Timestamp,
+}
+
+/// A change of one part by the sender: takes effect only when the row is still in the expected state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartChange {
+    /// The state the sender believes the row to be in.
+    pub expected: PartState,
+    /// The row as it shall be.
+    pub row: PartRow,
+}
+
+/// Everything that is loaded of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionRows {
+    /// Its record; absent while nothing was committed for the thread.
+    pub record: Option<SessionRecord>,
+    /// Its revision; zero while there is no record.
+    pub revision: Revision,
+    /// Its open inbox rows, by place.
+    pub inbox: Vec<InboxRow>,
+    /// The newest place of a message that was given, so that a later find can be marked late.
+    pub newest_given: ChatTime,
+    /// The turn that runs.
+    pub turn: Option<TurnRow>,
+    /// Parts that the running turn made, in order, whatever their state.
+    pub turn_parts: Vec<PartRow>,
+}
+
+/// One step of a session: all of it or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionCommit {
+    /// The session.
+    pub key: ThreadKey,
+    /// The claim under which it is made.
+    pub fence: Fence,
+    /// The revision it builds on.
+    pub expected: Revision,
+    /// The record as it shall be; absent where it does not change.
+    pub record: Option<SessionRecord>,
+    /// Inbox rows as they shall be, new ones included. A *new* row whose message is already in the inbox under another
+    /// id is left out silently: (installation, conversation, message) is one row.
+    pub inbox: Vec<InboxRow>,
+    /// Turns as they shall be.
+    pub turns: Vec<TurnRow>,
+    /// New parts.
+    pub parts: Vec<PartRow>,
+    /// Whether parts of the thread that were not yet sent (`queued`) are dropped. Applied before `parts`.
+    pub drop_queued_parts: bool,
+    /// Journal rows that are settled by this step.
+    pub read: Vec<JournalId>,
+}
+
+impl SessionCommit {
+    /// A commit that changes nothing yet.
+    pub fn empty(key: ThreadKey, fence: Fence, expected: Revision) -> Self {
+        Self {
+            key,
+            fence,
+            expected,
+            record: None,
+            inbox: Vec::new(),
+            turns: Vec::new(),
+            parts: Vec::new(),
+            drop_queued_parts: false,
+            read: Vec::new(),
+        }
+    }
+
+    /// Whether committing it would change anything.
+    pub fn is_empty(&self) -> bool {
+        self.record.is_none()
+            && self.inbox.is_empty()
+            && self.turns.is_empty()
+            && self.parts.is_empty()
+            && !self.drop_queued_parts
+            && self.read.is_empty()
+    }
+}
+
+/// Why the store did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store failed ({reason})")]
+pub struct StoreError {
+    /// What is wrong, and what mends it.
+    pub reason: String,
+}
+
+impl StoreError {
+    /// An error with a reason.
+    pub fn new(reason: impl fmt::Display) -> Self {
+        Self { reason: reason.to_string() }
+    }
+}
+
+/// Why a step was not committed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// Another process owns the session by now.
+    #[error("the session has another owner")]
+    Fenced,
+    /// The rows are not the ones that the step builds on.
+    #[error("the session is at revision {found:?}, not at {expected:?}")]
+    Stale {
+        /// What the step builds on.
+        expected: Revision,
+        /// What is there.
+        found: Revision,
+    },
+    /// The store failed; nothing was changed, and another try may succeed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How much there is of what, for health and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreCounts {
+    /// Sessions.
+    pub sessions: u64,
+    /// Journal rows that wait to be read.
+    pub journal_unread: u64,
+    /// Journal rows that could not be read.
+    pub journal_unreadable: u64,
+    /// Inbox rows that wait or are in doubt.
+    pub inbox_open: u64,
+    /// Parts that are not yet sent.
+    pub parts_open: u64,
+}
+
+/// What survives a crash. Every method that changes something returns after it is durable.
+#[cfg_attr(feature = "testing", mockall::automock)]
+#[async_trait]
+pub trait StateStore: Send + Sync {
+    /// Appends envelopes to the journal, one row per key, in the order given.
+    async fn accept(&self, batch: Vec<RawEnvelope>) -> Result<Vec<Accepted>, StoreError>;
+
+    /// Journal rows that are neither read nor settled, after `after`, oldest first.
+    async fn unread(&self, after: Option<JournalId>, limit: usize) -> Result<Vec<JournalRow>, StoreError>;
+
+    /// Settles journal rows that make no inbox row.
+    async fn settle(&self, ids: Vec<JournalId>, fate: JournalFate) -> Result<(), StoreError>;
+
+    /// Unrouted journal rows of a thread that came at or after `since`, oldest first. They count as unread again.
+    async fn take_unrouted(&self, thread: &ThreadKey, since: Timestamp) -> Result<Vec<JournalRow>, StoreError>;
+
+    /// Takes a session (or a thread that has none yet) and loads it. An earlier claim is void from here on.
+    async fn claim(&self, session: &ThreadKey, owner: &OwnerId) -> Result<(Fence, SessionRows), StoreError>;
+
+    /// Makes one step of a session durable: all of it or nothing.
+    async fn commit(&self, change: SessionCommit) -> Result<Revision, CommitError>;
+
+    /// Whether the message is in the inbox already.
+    async fn has_message(&self, conversation: &ConversationKey, message: &MessageId) -> Result<bool, StoreError>;
+
+    /// The record of a session.
+    async fn session(&self, key: &ThreadKey) -> Result<Option<SessionRecord>, StoreError>;
+
+    /// Sessions in which something is to be done: open inbox rows or a running turn.
+    async fn sessions_with_work(&self) -> Result<Vec<ThreadKey>, StoreError>;
+
+    /// Sessions of a conversation in which a turn runs or an inbox row is open.
+    async fn busy_sessions_in(&self, conversation: &ConversationKey) -> Result<Vec<ThreadKey>, StoreError>;
+
+    /// Threads with parts that are not yet sent.
+    async fn threads_with_parts(&self) -> Result<Vec<ThreadKey>, StoreError>;
+
+    /// The open parts of a thread, by place, at most `limit`.
+    async fn open_parts(&self, thread: &ThreadKey, limit: usize) -> Result<Vec<PartRow>, StoreError>;
+
+    /// All parts of a post, by number.
+    async fn post(&self, post: &PostId) -> Result<Vec<PartRow>, StoreError>;
+
+    /// Changes parts, all or none: `false` when one of them is no longer in the expected state.
+    async fn change_parts(&self, changes: Vec<PartChange>) -> Result<bool, StoreError>;
+
+    /// A person as last looked up, and when.
+    async fn person(&self, id: &PersonId) -> Result<Option<(Person, Timestamp)>, StoreError>;
+
+    /// Remembers a person.
+    async fn put_person(&self, person: Person, at: Timestamp) -> Result<(), StoreError>;
+
+    /// Deletes journal rows that came before `before` and are not unread, the unreadable and unrouted ones included; returns
+    /// how many.
+    async fn prune(&self, before: Timestamp) -> Result<u64, StoreError>;
+
+    /// How much there is of what.
+    async fn counts(&self) -> Result<StoreCounts, StoreError>;
+
+    /// Whether the store commits, now and from now on.
+    fn health(&self) -> watch::Receiver<PartHealth>;
+}

@@ -1,0 +1,332 @@
+//! A store in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::agent::{InputId, TurnId};
+use crate::chat::{ChatTime, ConversationKey, MessageId, OpKey, Person, PersonId, RawEnvelope, ThreadKey};
+use crate::clock::Timestamp;
+use crate::health::PartHealth;
+use crate::store::{
+    Accepted, CommitError, Fence, InboxKind, InboxRow, JournalFate, JournalId, JournalRow, OwnerId, PartChange,
+    PartRow, PartState, PostId, Revision, SessionCommit, SessionRecord, SessionRows, StateStore, StoreCounts,
+    StoreError, TurnRow,
+};
+
+/// What became of a journal row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mark {
+    Unread,
+    Unrouted(ThreadKey),
+    Unreadable,
+    Settled,
+}
+
+#[derive(Debug)]
+struct Envelope {
+    envelope: RawEnvelope,
+    mark: Mark,
+}
+
+#[derive(Debug, Default)]
+struct Session {
+    fence: Fence,
+    revision: Revision,
+    record: Option<SessionRecord>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    journal: BTreeMap<JournalId, Envelope>,
+    keys: HashMap<String, JournalId>,
+    sessions: BTreeMap<ThreadKey, Session>,
+    inbox: BTreeMap<InputId, InboxRow>,
+    turns: HashMap<TurnId, TurnRow>,
+    parts: BTreeMap<OpKey, PartRow>,
+    people: HashMap<PersonId, (Person, Timestamp)>,
+}
+
+/// A store in memory: the same rules as a durable one, without the disk.
+#[derive(Debug)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+    health: watch::Sender<PartHealth>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self { state: Mutex::default(), health: watch::Sender::new(PartHealth::well()) }
+    }
+
+    // Held for a moment, never across an await.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All inbox rows of a thread, by place, whatever their state.
+    pub fn inbox(&self, thread: &ThreadKey) -> Vec<InboxRow> {
+        let state = self.state();
+        let mut rows: Vec<_> = state.inbox.values().filter(|row| row.session == *thread).cloned().collect();
+        rows.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
+        rows
+    }
+
+    /// How many journal rows wait for their thread's mention.
+    pub fn unrouted(&self) -> usize {
+        self.state().journal.values().filter(|row| matches!(row.mark, Mark::Unrouted(_))).count()
+    }
+}
+
+impl State {
+    fn inbox_of(&self, message: &crate::chat::ChatMessage) -> Option<&InboxRow> {
+        self.inbox.values().find(|row| {
+            row.message
+                .as_ref()
+                .is_some_and(|known| known.conversation == message.conversation && known.id == message.id)
+        })
+    }
+
+    fn has_work(&self, key: &ThreadKey) -> bool {
+        let running = self.sessions.get(key).and_then(|session| session.record.as_ref());
+        running.is_some_and(|record| record.running_turn.is_some())
+            || self
+                .inbox
+                .values()
+                .any(|row| row.session == *key && row.state.is_open() && row.kind != InboxKind::Context)
+    }
+
+    fn parts_of(&self, keep: impl Fn(&PartRow) -> bool) -> Vec<PartRow> {
+        let mut parts: Vec<_> = self.parts.values().filter(|part| keep(part)).cloned().collect();
+        parts.sort_by_key(|part| (part.place, part.number));
+        parts
+    }
+
+    fn rows(&self, key: &ThreadKey) -> SessionRows {
+        let Some(session) = self.sessions.get(key) else { return SessionRows::default() };
+        let of_session = || self.inbox.values().filter(|row| row.session == *key);
+        let mut inbox: Vec<_> = of_session().filter(|row| row.state.is_open()).cloned().collect();
+        inbox.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
+        let given = of_session().filter(|row| row.kind == InboxKind::Message && row.given_to.is_some());
+        let running = session.record.as_ref().and_then(|record| record.running_turn.clone());
+        SessionRows {
+            record: session.record.clone(),
+            revision: session.revision,
+            inbox,
+            newest_given: given.map(|row| row.at).max().unwrap_or(ChatTime::ZERO),
+            turn: running.as_ref().and_then(|turn| self.turns.get(turn).cloned()),
+            turn_parts: match &running {
+                Some(turn) => self.parts_of(|part| part.turn.as_ref() == Some(turn)),
+                None => Vec::new(),
+            },
+        }
+    }
+
+    fn settle(&mut self, ids: &[JournalId], mark: &Mark) {
+        for id in ids {
+            if let Some(row) = self.journal.get_mut(id) {
+                row.mark = mark.clone();
+            }
+        }
+    }
+
+    fn apply(&mut self, change: SessionCommit) -> Result<Revision, CommitError> {
+        let session = self.sessions.entry(change.key.clone()).or_default();
+        if session.fence != change.fence {
+            return Err(CommitError::Fenced);
+        }
+        if session.revision != change.expected {
+            return Err(CommitError::Stale { expected: change.expected, found: session.revision });
+        }
+        session.revision = Revision(session.revision.0 + 1);
+        let revision = session.revision;
+        if let Some(record) = change.record {
+            session.record = Some(record);
+        }
+        for row in change.inbox {
+            let known = row.message.as_ref().and_then(|message| self.inbox_of(message));
+            if known.is_none_or(|known| known.id == row.id) {
+                self.inbox.insert(row.id.clone(), row);
+            }
+        }
+        self.turns.extend(change.turns.into_iter().map(|turn| (turn.id.clone(), turn)));
+        if change.drop_queued_parts {
+            let open = self.parts.values_mut().filter(|part| part.thread == change.key);
+            for part in open.filter(|part| part.state == PartState::Queued) {
+                part.state = PartState::Dropped;
+            }
+        }
+        self.parts.extend(change.parts.into_iter().map(|part| (part.id.clone(), part)));
+        self.settle(&change.read, &Mark::Settled);
+        Ok(revision)
+    }
+}
+
+#[async_trait]
+impl StateStore for MemoryStore {
+    async fn accept(&self, batch: Vec<RawEnvelope>) -> Result<Vec<Accepted>, StoreError> {
+        let mut state = self.state();
+        let mut accepted = Vec::with_capacity(batch.len());
+        for envelope in batch {
+            if let Some(id) = state.keys.get(&envelope.key) {
+                accepted.push(Accepted { id: *id, fresh: false });
+                continue;
+            }
+            let id = JournalId(state.journal.last_key_value().map_or(1, |(last, _)| last.0 + 1));
+            state.keys.insert(envelope.key.clone(), id);
+            state.journal.insert(id, Envelope { envelope, mark: Mark::Unread });
+            accepted.push(Accepted { id, fresh: true });
+        }
+        Ok(accepted)
+    }
+
+    async fn unread(&self, after: Option<JournalId>, limit: usize) -> Result<Vec<JournalRow>, StoreError> {
+        let state = self.state();
+        let rows =
+            state.journal.iter().filter(|(id, row)| row.mark == Mark::Unread && after.is_none_or(|after| **id > after));
+        Ok(rows.take(limit).map(|(id, row)| JournalRow { id: *id, envelope: row.envelope.clone() }).collect())
+    }
+
+    async fn settle(&self, ids: Vec<JournalId>, fate: JournalFate) -> Result<(), StoreError> {
+        let mark = match fate {
+            JournalFate::Unrouted { thread } => Mark::Unrouted(thread),
+            JournalFate::Unreadable { .. } => Mark::Unreadable,
+            _ => Mark::Settled,
+        };
+        self.state().settle(&ids, &mark);
+        Ok(())
+    }
+
+    async fn take_unrouted(&self, thread: &ThreadKey, since: Timestamp) -> Result<Vec<JournalRow>, StoreError> {
+        let mut state = self.state();
+        let wanted = Mark::Unrouted(thread.clone());
+        let rows = state.journal.iter_mut().filter(|(_, row)| row.mark == wanted && row.envelope.received_at >= since);
+        let taken = rows.map(|(id, row)| {
+            row.mark = Mark::Unread;
+            JournalRow { id: *id, envelope: row.envelope.clone() }
+        });
+        Ok(taken.collect())
+    }
+
+    async fn claim(&self, session: &ThreadKey, _owner: &OwnerId) -> Result<(Fence, SessionRows), StoreError> {
+        let mut state = self.state();
+        let entry = state.sessions.entry(session.clone()).or_default();
+        entry.fence = Fence(entry.fence.0 + 1);
+        let fence = entry.fence;
+        Ok((fence, state.rows(session)))
+    }
+
+    async fn commit(&self, change: SessionCommit) -> Result<Revision, CommitError> {
+        self.state().apply(change)
+    }
+
+    async fn has_message(&self, conversation: &ConversationKey, message: &MessageId) -> Result<bool, StoreError> {
+        let state = self.state();
+        let mut messages = state.inbox.values().filter_map(|row| row.message.as_ref());
+        Ok(messages.any(|known| known.conversation == *conversation && known.id == *message))
+    }
+
+    async fn session(&self, key: &ThreadKey) -> Result<Option<SessionRecord>, StoreError> {
+        Ok(self.state().sessions.get(key).and_then(|session| session.record.clone()))
+    }
+
+    async fn sessions_with_work(&self) -> Result<Vec<ThreadKey>, StoreError> {
+        let state = self.state();
+        Ok(state.sessions.keys().filter(|key| state.has_work(key)).cloned().collect())
+    }
+
+    async fn busy_sessions_in(&self, conversation: &ConversationKey) -> Result<Vec<ThreadKey>, StoreError> {
+        let state = self.state();
+        let keys = state.sessions.keys().filter(|key| key.conversation_key() == *conversation && state.has_work(key));
+        Ok(keys.cloned().collect())
+    }
+
+    async fn threads_with_parts(&self) -> Result<Vec<ThreadKey>, StoreError> {
+        let mut threads: Vec<_> =
+            self.state().parts.values().filter(|part| part.state.is_open()).map(|part| part.thread.clone()).collect();
+        threads.sort();
+        threads.dedup();
+        Ok(threads)
+    }
+
+    async fn open_parts(&self, thread: &ThreadKey, limit: usize) -> Result<Vec<PartRow>, StoreError> {
+        let mut parts = self.state().parts_of(|part| part.thread == *thread && part.state.is_open());
+        parts.truncate(limit);
+        Ok(parts)
+    }
+
+    async fn post(&self, post: &PostId) -> Result<Vec<PartRow>, StoreError> {
+        Ok(self.state().parts_of(|part| part.post == *post))
+    }
+
+    async fn change_parts(&self, changes: Vec<PartChange>) -> Result<bool, StoreError> {
+        let mut state = self.state();
+        let holds =
+            |change: &PartChange| state.parts.get(&change.row.id).is_some_and(|known| known.state == change.expected);
+        if !changes.iter().all(holds) {
+            return Ok(false);
+        }
+        state.parts.extend(changes.into_iter().map(|change| (change.row.id.clone(), change.row)));
+        Ok(true)
+    }
+
+    async fn person(&self, id: &PersonId) -> Result<Option<(Person, Timestamp)>, StoreError> {
+        Ok(self.state().people.get(id).cloned())
+    }
+
+    async fn put_person(&self, person: Person, at: Timestamp) -> Result<(), StoreError> {
+        self.state().people.insert(person.id.clone(), (person, at));
+        Ok(())
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let mut state = self.state();
+        let old: Vec<_> = state
+            .journal
+            .iter()
+            .filter(|(_, row)| row.mark != Mark::Unread && row.envelope.received_at < before)
+            .map(|(id, row)| (*id, row.envelope.key.clone()))
+            .collect();
+        for (id, key) in &old {
+            state.journal.remove(id);
+            state.keys.remove(key);
+        }
+        Ok(u64::try_from(old.len()).unwrap_or(u64::MAX))
+    }
+
+    async fn counts(&self) -> Result<StoreCounts, StoreError> {
+        let state = self.state();
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let marked = |mark: &Mark| count(state.journal.values().filter(|row| row.mark == *mark).count());
+        Ok(StoreCounts {
+            sessions: count(state.sessions.values().filter(|session| session.record.is_some()).count()),
+            journal_unread: marked(&Mark::Unread),
+            journal_unreadable: marked(&Mark::Unreadable),
+            inbox_open: count(state.inbox.values().filter(|row| row.state.is_open()).count()),
+            parts_open: count(state.parts.values().filter(|part| part.state.is_open()).count()),
+        })
+    }
+
+    fn health(&self) -> watch::Receiver<PartHealth> {
+        self.health.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn it_is_a_store() {
+        crate::testing::store_suite::all(|| Arc::new(super::MemoryStore::new())).await;
+    }
+}

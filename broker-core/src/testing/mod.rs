@@ -1,0 +1,13 @@
+//! In-memory implementations of the four traits, and a conformance suite for each.
+//!
+//! They are first class: the examples run on them, and they pass the same suites as the real ones.
+
+pub mod chat_suite;
+pub mod memory_chat;
+pub mod memory_store;
+pub mod scripted_agent;
+pub mod store_suite;
+
+pub use memory_chat::MemoryChat;
+pub use memory_store::MemoryStore;
+pub use scripted_agent::{Act, ScriptedAgent};
