@@ -1,0 +1,23 @@
+#![forbid(unsafe_code)]
+//! [`StateStore`](broker_core::store::StateStore) on SQLite.
+//!
+//! One thread writes: it takes whatever waits, makes it one transaction, and answers everybody after the commit, so that a
+//! hundred callers share one `fsync` (group commit). Each caller's change is a savepoint of its own and can fail alone. Two
+//! more threads read. The journal is write-ahead (`WAL`) and every commit is on the disk before it is answered
+//! (`synchronous=FULL`): a crash of the process or of the machine loses nothing that was answered.
+//!
+//! The same SQL also runs on the caller's own thread ([`SqliteStore::inline`]), for tests that must not depend on threads.
+
+mod data_root;
+mod journal;
+mod outbox;
+mod people;
+mod schema;
+mod sessions;
+mod sql;
+mod store;
+mod threads;
+
+pub use data_root::{DataRoot, DataRootError};
+pub use schema::OpenError;
+pub use store::SqliteStore;
