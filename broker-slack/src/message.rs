@@ -1,0 +1,154 @@
+//! One Slack message, from an event or from a history page.
+//!
+//! Everything is read from the raw JSON: slack-morphism's model drops a message's whole content when one field of it has
+//! an unexpected type. Only the channel, the `ts` and an author of some kind are indispensable.
+
+use broker_core::chat::{
+    Author, ChatMessage, ConversationId, ConversationKey, ConversationKind, FileRef, MessageId, PersonId,
+};
+use serde_json::Value;
+
+use crate::identity::Identity;
+use crate::{lenient, text, ts};
+
+/// Files taken from one message; Slack's own clients allow ten.
+const MAX_FILES: usize = 100;
+
+/// What stands around a message and is not in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame<'a> {
+    /// Who the broker is.
+    pub(crate) identity: &'a Identity,
+    /// The conversation, where the message itself does not name it (history pages do not).
+    pub(crate) conversation: Option<&'a str>,
+    /// The app that the event was sent to: ours, by definition.
+    pub(crate) app: Option<&'a str>,
+    /// Whether the conversation is shared with another organisation, where that is known.
+    pub(crate) shared: Option<bool>,
+    /// Whether Slack says that the message mentions the broker (`app_mention`).
+    pub(crate) mentioned: bool,
+}
+
+/// Whether a message with this `subtype` is something that somebody wrote, and if not, what it is.
+///
+/// `thread_broadcast` is a reply that is also shown in the channel. All other subtypes are notices about a channel or
+/// about another message (<https://docs.slack.dev/reference/events/message>).
+pub(crate) fn notice(message: &Value) -> Option<&'static str> {
+    match lenient::text(message, "subtype")? {
+        "file_share" | "me_message" | "bot_message" | "thread_broadcast" => None,
+        "message_changed" => Some("an edit"),
+        "message_deleted" | "tombstone" => Some("a deletion"),
+        _ => Some("a notice about the conversation"),
+    }
+}
+
+/// Reads a message. `Err` says what indispensable part is missing.
+pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'static str> {
+    let conversation = lenient::id(message, "channel")
+        .or_else(|| lenient::text(message, "channel_id"))
+        .or(frame.conversation)
+        .ok_or("a message without a channel")?;
+    // For messages `event_ts` is the same moment; it stands in when `ts` is odd.
+    let id = lenient::ts(message, "ts").or_else(|| lenient::ts(message, "event_ts")).ok_or("a message without a ts")?;
+    let at = ts::time(&id).ok_or("a message without a ts")?;
+    let author = author(message, frame).ok_or("a message without an author")?;
+    let mut body = lenient::written(message, "text");
+    if body.trim().is_empty() {
+        body = text::of_blocks(message);
+    }
+    let mentions = text::mentions(&body);
+    let thread_root = lenient::ts(message, "thread_ts").filter(|root| *root != id).map(MessageId::new);
+    Ok(ChatMessage {
+        conversation: ConversationKey {
+            installation: frame.identity.installation.clone(),
+            conversation: ConversationId::new(conversation),
+        },
+        conversation_kind: kind(message, conversation),
+        id: MessageId::new(id),
+        at,
+        thread_root,
+        author,
+        mentions_self: frame.mentioned || mentions.contains(&frame.identity.user),
+        control_text: text::control(&body, &frame.identity.user),
+        mentions,
+        files: files(message),
+        externally_shared: frame.shared.unwrap_or_else(|| lenient::flag(message, "is_ext_shared_channel")),
+        text: body,
+    })
+}
+
+/// What kind of conversation it is: by `channel_type`, else by the first letter of its id.
+fn kind(message: &Value, conversation: &str) -> ConversationKind {
+    match lenient::text(message, "channel_type") {
+        Some("im") => return ConversationKind::Direct,
+        Some("mpim") => return ConversationKind::GroupDirect,
+        Some("channel") => return ConversationKind::Channel,
+        Some("group") => return ConversationKind::PrivateChannel,
+        _ => {}
+    }
+    match conversation.as_bytes().first() {
+        Some(b'D') => ConversationKind::Direct,
+        Some(b'C') => ConversationKind::Channel,
+        Some(b'G') => ConversationKind::PrivateChannel,
+        _ => ConversationKind::Unknown,
+    }
+}
+
+/// Who wrote a message.
+///
+/// A message with a `bot_id` is a bot's even when it names a user: bots have users of their own, and what an app posts
+/// in a person's name was not written by that person.
+fn author(message: &Value, frame: Frame<'_>) -> Option<Author> {
+    let user = lenient::id(message, "user");
+    let bot = lenient::text(message, "bot_id").or_else(|| lenient::text(message.get("bot_profile")?, "id"));
+    let app = lenient::text(message, "app_id").or_else(|| lenient::text(message.get("bot_profile")?, "app_id"));
+    let own = user == Some(frame.identity.user.as_str())
+        || bot == Some(frame.identity.bot.as_str())
+        || (app.is_some() && (app == frame.app || app == frame.identity.app.as_deref()));
+    if own {
+        return Some(Author::Own);
+    }
+    let says_bot = bot.is_some() || lenient::text(message, "subtype") == Some("bot_message");
+    match user {
+        // Slackbot speaks without a bot_id.
+        Some(user) if !says_bot && user != "USLACKBOT" => {
+            Some(Author::Person { id: PersonId::new(user), team: team(message, frame).map(str::to_owned) })
+        }
+        _ => {
+            let name = lenient::text(message, "username")
+                .or_else(|| lenient::text(message.get("bot_profile")?, "name"))
+                .map(str::to_owned);
+            let id = user.or(bot).or(app).map(str::to_owned).or_else(|| name.clone())?;
+            Some(Author::Bot { id, name })
+        }
+    }
+}
+
+/// The team that a message's author belongs to, where the message tells it beyond doubt.
+///
+/// `user_team` and the team of the profile are the author's own. `source_team` and `team` may be those of the side of a
+/// shared channel (<https://api.slack.com/apis/channels-between-orgs>) that sent or received the message, so they count
+/// only where Slack says that the channel is not shared; the envelope's `team_id` is always the receiving side and never
+/// counts. Silence costs nothing: then `users.info` is asked, while a wrong team might let a stranger in.
+fn team<'a>(message: &'a Value, frame: Frame<'_>) -> Option<&'a str> {
+    let own = lenient::text(message, "user_team").or_else(|| lenient::text(message.get("user_profile")?, "team"));
+    if own.is_some() || frame.shared != Some(false) {
+        return own;
+    }
+    lenient::text(message, "source_team").or_else(|| lenient::text(message, "team"))
+}
+
+fn files(message: &Value) -> Vec<FileRef> {
+    let files = lenient::list(message, "files").iter().filter_map(|file| {
+        Some(FileRef {
+            id: lenient::text(file, "id")?.to_owned(),
+            name: lenient::text(file, "name").or_else(|| lenient::text(file, "title")).map(str::to_owned),
+            media_type: lenient::text(file, "mimetype").map(str::to_owned),
+            size: lenient::number(file, "size"),
+            url: lenient::text(file, "url_private_download")
+                .or_else(|| lenient::text(file, "url_private"))
+                .map(str::to_owned),
+        })
+    });
+    files.take(MAX_FILES).collect()
+}

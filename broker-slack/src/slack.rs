@@ -1,0 +1,179 @@
+//! [`Slack`]: the chat transport.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use broker_core::chat::{
+    AgentText, ChatCapabilities, ChatOp, ChatTime, ChatTransport, ConversationKey, DeliverError, FetchError, Fetched,
+    FileRef, FileSink, Found, Intake, LinkError, LinkHealth, LookupError, MessageId, OpKey, Parsed, PartBody, Person,
+    PersonId, RawEnvelope, Receipt, ThreadKey,
+};
+use broker_core::clock::Clock;
+use broker_core::history::HistoryError;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Api, CONVERSATION_INFO, POST_EPHEMERAL, POST_MESSAGE, USER_INFO};
+use crate::config::{ConnectError, SlackConfig, mend};
+use crate::failure::Failure;
+use crate::identity::Identity;
+use crate::limiter::Priority;
+use crate::scopes::Granted;
+use crate::socket::Keeper;
+use crate::status::Board;
+use crate::{lenient, parse, people, text, ts};
+
+/// The longest part, in characters of finished markup. Slack advises 4,000 and splits what is longer.
+const PART_CHARS: usize = 3500;
+/// How long after an attempt "not found" may be believed.
+const READ_BACK_AFTER: Duration = Duration::from_secs(30);
+/// What the metadata of the broker's messages is called.
+pub(crate) const METADATA_TYPE: &str = "broker_part";
+/// Links kept open at once.
+const LINKS: usize = 1;
+
+/// A Slack workspace (or organisation), seen through one installed app.
+#[derive(Debug)]
+pub struct Slack {
+    pub(crate) api: Arc<Api>,
+    pub(crate) identity: Identity,
+    pub(crate) granted: Granted,
+    board: Arc<Board>,
+    config: SlackConfig,
+}
+
+impl Slack {
+    /// Checks the tokens and asks Slack who they belong to. No socket is opened yet: [`ChatTransport::run`] does that.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Refused`] when an operator has to mend something; [`ConnectError::Unavailable`] when another try
+    /// may succeed.
+    pub async fn connect(config: SlackConfig, clock: Arc<dyn Clock>) -> Result<Arc<Self>, ConnectError> {
+        let base = config.checked_base()?;
+        let api = Api::new(base, &config.app_token, config.bot_token.clone(), config.post_rate)?;
+        let (answer, granted) = api.auth_test().await.map_err(|failure| match failure {
+            Failure::Refused { code } => ConnectError::Refused { mend: mend(&code, "SLACK_BOT_TOKEN"), code },
+            other => ConnectError::Unavailable { reason: other.reason().to_owned() },
+        })?;
+        let identity = Identity::read(&answer).map_err(|field| {
+            let mend = "SLACK_BOT_TOKEN has to be the bot token of an app with a bot user";
+            ConnectError::refused(&format!("no_{field}"), mend)
+        })?;
+        let board = Arc::new(Board::new(clock, granted.health()));
+        Ok(Arc::new(Self { api: Arc::new(api), identity, granted, board, config }))
+    }
+
+    /// Who the broker is on Slack.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    async fn post(&self, key: &OpKey, thread: &ThreadKey, markup: &str) -> Result<Receipt, DeliverError> {
+        let channel = thread.conversation.as_str();
+        // `parse` stays at its default: that links addresses and nothing else, since names are linked only on request.
+        let request = json!({
+            "channel": channel,
+            "thread_ts": thread.root.as_str(),
+            "text": markup,
+            "mrkdwn": true,
+            "link_names": false,
+            "unfurl_links": false,
+            "unfurl_media": false,
+            "metadata": { "event_type": METADATA_TYPE, "event_payload": { "key": key.as_str() } },
+        });
+        let answer = self.api.post(POST_MESSAGE, Priority::Answer, Some(channel), &request).await?;
+        match lenient::ts(&answer, "ts") {
+            Some(ts) => Ok(Receipt { message: Some(MessageId::new(ts)) }),
+            None => Err(DeliverError::Unknown { reason: "an answer without a ts".to_owned() }),
+        }
+    }
+
+    async fn whisper(&self, thread: &ThreadKey, person: &PersonId, line: &str) -> Result<Receipt, DeliverError> {
+        let request = json!({
+            "channel": thread.conversation.as_str(),
+            "thread_ts": thread.root.as_str(),
+            "user": person.as_str(),
+            "text": text::escape(line),
+            "link_names": false,
+        });
+        self.api.post(POST_EPHEMERAL, Priority::Answer, None, &request).await?;
+        Ok(Receipt { message: None })
+    }
+}
+
+#[async_trait]
+impl ChatTransport for Slack {
+    fn capabilities(&self) -> ChatCapabilities {
+        ChatCapabilities { read_back: true, read_back_after: READ_BACK_AFTER, ephemeral: true, part_chars: PART_CHARS }
+    }
+
+    fn parse(&self, raw: &RawEnvelope) -> Parsed {
+        parse::parse(&self.identity, &raw.raw)
+    }
+
+    fn render(&self, text: &AgentText) -> Vec<PartBody> {
+        let parts = broker_core::mrkdwn::render(text.markdown(), PART_CHARS);
+        parts.into_iter().map(|markup| PartBody::Text { markup }).collect()
+    }
+
+    /// Returns only when it is stopped: a refusal shows in [`ChatTransport::health`] and is tried again once a minute,
+    /// since an operator may mend it while the broker runs.
+    async fn run(&self, intake: Arc<dyn Intake>, stop: CancellationToken) -> Result<(), LinkError> {
+        let numbers = Arc::new(AtomicU64::new(0));
+        let keepers = (0..LINKS).map(|_| {
+            let keeper = Keeper {
+                api: Arc::clone(&self.api),
+                limits: self.config.link,
+                board: Arc::clone(&self.board),
+                intake: Arc::clone(&intake),
+                numbers: Arc::clone(&numbers),
+            };
+            keeper.run(stop.clone())
+        });
+        futures_util::future::join_all(keepers).await;
+        Ok(())
+    }
+
+    async fn perform(&self, key: &OpKey, op: &ChatOp) -> Result<Receipt, DeliverError> {
+        match op {
+            ChatOp::Post { thread, body: PartBody::Text { markup } } => self.post(key, thread, markup).await,
+            ChatOp::Ephemeral { thread, person, text } => self.whisper(thread, person, text).await,
+            other => Err(DeliverError::Refused { code: format!("{}_is_not_supported", other.name()) }),
+        }
+    }
+
+    async fn find(&self, thread: &ThreadKey, keys: &[OpKey], since: ChatTime) -> Result<Vec<Found>, HistoryError> {
+        self.find_keys(thread, keys, since).await
+    }
+
+    /// Not supported yet: always refused.
+    async fn fetch(&self, _file: &FileRef, _into: &mut FileSink) -> Result<Fetched, FetchError> {
+        Err(FetchError::Refused { reason: "files are not supported yet".to_owned() })
+    }
+
+    async fn person(&self, id: &PersonId) -> Result<Person, LookupError> {
+        let params = vec![("user", Some(id.as_str().to_owned()))];
+        let answer = self.api.get(USER_INFO, Priority::Status, &params).await?;
+        people::read(&self.identity, id, &answer["user"])
+    }
+
+    async fn conversation_name(&self, conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
+        let params = vec![("channel", Some(conversation.conversation.as_str().to_owned()))];
+        let answer = self.api.get(CONVERSATION_INFO, Priority::Status, &params).await?;
+        // A direct message has no name; its `user` is not one.
+        Ok(lenient::text(&answer["channel"], "name").map(str::to_owned))
+    }
+
+    fn health(&self) -> watch::Receiver<LinkHealth> {
+        self.board.subscribe()
+    }
+}
+
+/// When a message was written, by its id.
+pub(crate) fn time_of(message: &MessageId) -> Option<ChatTime> {
+    ts::time(message.as_str())
+}
