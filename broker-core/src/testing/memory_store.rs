@@ -1,13 +1,13 @@
 //! A store in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::agent::{InputId, TurnId};
-use crate::chat::{ChatTime, ConversationKey, MessageId, OpKey, Person, PersonId, RawEnvelope, ThreadKey};
+use crate::chat::{ChatMessage, ChatTime, ConversationKey, MessageId, OpKey, Person, PersonId, RawEnvelope, ThreadKey};
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
 use crate::store::{
@@ -41,10 +41,14 @@ struct Session {
 #[derive(Debug, Default)]
 struct State {
     journal: BTreeMap<JournalId, Envelope>,
+    /// The newest row there ever was: an id is never used twice, not even after the row was deleted.
+    newest: u64,
     keys: HashMap<String, JournalId>,
     sessions: BTreeMap<ThreadKey, Session>,
     inbox: BTreeMap<InputId, InboxRow>,
-    turns: HashMap<TurnId, TurnRow>,
+    /// Which inbox row has a message.
+    messages: HashMap<(ConversationKey, MessageId), InputId>,
+    turns: HashMap<(ThreadKey, TurnId), TurnRow>,
     parts: BTreeMap<OpKey, PartRow>,
     people: HashMap<PersonId, (Person, Timestamp)>,
 }
@@ -87,15 +91,12 @@ impl MemoryStore {
     }
 }
 
-impl State {
-    fn inbox_of(&self, message: &crate::chat::ChatMessage) -> Option<&InboxRow> {
-        self.inbox.values().find(|row| {
-            row.message
-                .as_ref()
-                .is_some_and(|known| known.conversation == message.conversation && known.id == message.id)
-        })
-    }
+/// What makes a message one.
+fn identity(message: &ChatMessage) -> (ConversationKey, MessageId) {
+    (message.conversation.clone(), message.id.clone())
+}
 
+impl State {
     fn has_work(&self, key: &ThreadKey) -> bool {
         let running = self.sessions.get(key).and_then(|session| session.record.as_ref());
         running.is_some_and(|record| record.running_turn.is_some())
@@ -123,9 +124,9 @@ impl State {
             revision: session.revision,
             inbox,
             newest_given: given.map(|row| row.at).max().unwrap_or(ChatTime::ZERO),
-            turn: running.as_ref().and_then(|turn| self.turns.get(turn).cloned()),
+            turn: running.as_ref().and_then(|turn| self.turns.get(&(key.clone(), turn.clone())).cloned()),
             turn_parts: match &running {
-                Some(turn) => self.parts_of(|part| part.turn.as_ref() == Some(turn)),
+                Some(turn) => self.parts_of(|part| part.thread == *key && part.turn.as_ref() == Some(turn)),
                 None => Vec::new(),
             },
         }
@@ -139,26 +140,53 @@ impl State {
         }
     }
 
-    fn apply(&mut self, change: SessionCommit) -> Result<Revision, CommitError> {
-        let session = self.sessions.entry(change.key.clone()).or_default();
-        if session.fence != change.fence {
-            return Err(CommitError::Fenced);
+    /// Why a step may not be made, looked at before anything is changed.
+    fn objection(&self, change: &SessionCommit) -> Option<CommitError> {
+        let own = |key: &ThreadKey| *key == change.key;
+        if !(change.record.iter().all(|record| own(&record.key))
+            && change.inbox.iter().all(|row| own(&row.session))
+            && change.turns.iter().all(|turn| own(&turn.session))
+            && change.parts.iter().all(|part| own(&part.thread)))
+        {
+            return Some(CommitError::Store(StoreError::new("the step brings a row of another session")));
         }
+        let Some(session) = self.sessions.get(&change.key).filter(|session| session.fence == change.fence) else {
+            return Some(CommitError::Fenced);
+        };
         if session.revision != change.expected {
-            return Err(CommitError::Stale { expected: change.expected, found: session.revision });
+            return Some(CommitError::Stale { expected: change.expected, found: session.revision });
         }
-        session.revision = Revision(session.revision.0 + 1);
-        let revision = session.revision;
+        let mut new = HashSet::new();
+        if change.parts.iter().any(|part| self.parts.contains_key(&part.id) || !new.insert(&part.id)) {
+            return Some(CommitError::Store(StoreError::new("the step brings a part that is there already")));
+        }
+        None
+    }
+
+    fn put_inbox(&mut self, row: InboxRow) {
+        if let Some(message) = &row.message {
+            let known = self.messages.entry(identity(message)).or_insert_with(|| row.id.clone());
+            if *known != row.id {
+                return;
+            }
+        }
+        self.inbox.insert(row.id.clone(), row);
+    }
+
+    fn apply(&mut self, change: SessionCommit) -> Result<Revision, CommitError> {
+        if let Some(objection) = self.objection(&change) {
+            return Err(objection);
+        }
+        let revision = Revision(change.expected.0 + 1);
+        let session = self.sessions.entry(change.key.clone()).or_default();
+        session.revision = revision;
         if let Some(record) = change.record {
             session.record = Some(record);
         }
         for row in change.inbox {
-            let known = row.message.as_ref().and_then(|message| self.inbox_of(message));
-            if known.is_none_or(|known| known.id == row.id) {
-                self.inbox.insert(row.id.clone(), row);
-            }
+            self.put_inbox(row);
         }
-        self.turns.extend(change.turns.into_iter().map(|turn| (turn.id.clone(), turn)));
+        self.turns.extend(change.turns.into_iter().map(|turn| ((turn.session.clone(), turn.id.clone()), turn)));
         if change.drop_queued_parts {
             let open = self.parts.values_mut().filter(|part| part.thread == change.key);
             for part in open.filter(|part| part.state == PartState::Queued) {
@@ -181,7 +209,8 @@ impl StateStore for MemoryStore {
                 accepted.push(Accepted { id: *id, fresh: false });
                 continue;
             }
-            let id = JournalId(state.journal.last_key_value().map_or(1, |(last, _)| last.0 + 1));
+            state.newest += 1;
+            let id = JournalId(state.newest);
             state.keys.insert(envelope.key.clone(), id);
             state.journal.insert(id, Envelope { envelope, mark: Mark::Unread });
             accepted.push(Accepted { id, fresh: true });
@@ -230,9 +259,7 @@ impl StateStore for MemoryStore {
     }
 
     async fn has_message(&self, conversation: &ConversationKey, message: &MessageId) -> Result<bool, StoreError> {
-        let state = self.state();
-        let mut messages = state.inbox.values().filter_map(|row| row.message.as_ref());
-        Ok(messages.any(|known| known.conversation == *conversation && known.id == *message))
+        Ok(self.state().messages.contains_key(&(conversation.clone(), message.clone())))
     }
 
     async fn session(&self, key: &ThreadKey) -> Result<Option<SessionRecord>, StoreError> {
@@ -265,7 +292,9 @@ impl StateStore for MemoryStore {
     }
 
     async fn post(&self, post: &PostId) -> Result<Vec<PartRow>, StoreError> {
-        Ok(self.state().parts_of(|part| part.post == *post))
+        let mut parts = self.state().parts_of(|part| part.post == *post);
+        parts.sort_by_key(|part| part.number);
+        Ok(parts)
     }
 
     async fn change_parts(&self, changes: Vec<PartChange>) -> Result<bool, StoreError> {
@@ -325,8 +354,12 @@ impl StateStore for MemoryStore {
 mod tests {
     use std::sync::Arc;
 
+    use super::MemoryStore;
+    use crate::store::StateStore;
+    use crate::testing::store_suite;
+
     #[tokio::test]
     async fn it_is_a_store() {
-        crate::testing::store_suite::all(|| Arc::new(super::MemoryStore::new())).await;
+        store_suite::all(async || Arc::new(MemoryStore::new()) as Arc<dyn StateStore>).await;
     }
 }
