@@ -7,16 +7,25 @@
 //! (`synchronous=FULL`): a crash of the process or of the machine loses nothing that was answered.
 //!
 //! The same SQL also runs on the caller's own thread ([`SqliteStore::inline`]), for tests that must not depend on threads.
+//!
+//! The SQL stands in one file per area (`journal`, `inbox`, `turns`, `outbox`, `people`, `sessions`) as plain functions over
+//! a connection; who calls them, and on which thread, is the business of `writer`, `readers` and `inline`.
 
 mod data_root;
+mod group;
+mod inbox;
+mod inline;
 mod journal;
 mod outbox;
 mod people;
+mod pulse;
+mod readers;
 mod schema;
 mod sessions;
 mod sql;
 mod store;
-mod threads;
+mod turns;
+mod writer;
 
 pub use data_root::{DataRoot, DataRootError};
 pub use schema::OpenError;

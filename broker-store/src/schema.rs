@@ -1,6 +1,8 @@
 //! The tables, and how an older database becomes a newer one.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -8,13 +10,19 @@ use rusqlite::{Connection, OpenFlags};
 /// step. The number of steps taken is the database's `user_version`.
 const STEPS: &[&str] = &[include_str!("schema/0001.sql")];
 
+/// Statements that a connection keeps prepared: more than the crate has.
+const STATEMENTS: usize = 64;
+
+/// How long SQLite waits for another program that holds the database (a backup, somebody's shell).
+const BUSY: Duration = Duration::from_secs(5);
+
 /// Why a database cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// It was written by a newer broker.
     #[error(
-        "the database {path} has schema {found}, this broker knows {known}: start the newer broker again, or restore the \
-         backup that was made before the upgrade"
+        "the database {path} has schema {found}, and this broker knows {known}: start the newer broker again, or put back \
+         a copy of the data root from before the upgrade"
     )]
     Newer {
         /// The database.
@@ -24,13 +32,29 @@ pub enum OpenError {
         /// The newest schema that this broker knows.
         known: usize,
     },
-    /// It cannot be opened or brought to the present schema.
-    #[error("the database {path} cannot be opened: {source}; check the disk, and who owns the file")]
+    /// It cannot be read or brought to the present schema.
+    #[error(
+        "the database {path} cannot be opened ({source}): check that the disk has space and that the file is the broker's"
+    )]
     Unusable {
         /// The database.
         path: PathBuf,
         /// What SQLite said.
         source: rusqlite::Error,
+    },
+    /// The file cannot be made, or not closed to others.
+    #[error("the database {path} cannot be made ({source}): check the disk, and who owns the file")]
+    File {
+        /// The database.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// No thread can be started.
+    #[error("the store's threads cannot be started ({source}): raise the limit of threads of the broker's user")]
+    Thread {
+        /// What the operating system said.
+        source: io::Error,
     },
 }
 
@@ -38,39 +62,51 @@ pub enum OpenError {
 pub(crate) fn open(path: &Path) -> Result<Connection, OpenError> {
     let unusable = |source| OpenError::Unusable { path: path.to_owned(), source };
     let mut connection = Connection::open(path).map_err(unusable)?;
-    // `wal_autocheckpoint` is in pages of 4 KiB: the log is written back each 4 MiB.
-    let pragmas = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA busy_timeout=5000;
-        PRAGMA temp_store=MEMORY; PRAGMA wal_autocheckpoint=1000; PRAGMA journal_size_limit=67108864;";
-    connection.execute_batch(pragmas).map_err(unusable)?;
-    connection.set_prepared_statement_cache_capacity(64);
-    migrate(&mut connection, path)?;
+    let found = version(&connection).map_err(unusable)?;
+    // Asked before anything is touched: a newer broker may have changed more than its tables.
+    if found > STEPS.len() {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known: STEPS.len() });
+    }
+    prepare(&connection).and_then(|()| migrate(&mut connection, found)).map_err(unusable)?;
     Ok(connection)
 }
 
 /// Opens a database for reading.
 pub(crate) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
-    let unusable = |source| OpenError::Unusable { path: path.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(unusable)?;
-    connection.execute_batch("PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY;").map_err(unusable)?;
-    connection.set_prepared_statement_cache_capacity(64);
-    Ok(connection)
+    let open = || {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.execute_batch("PRAGMA temp_store = MEMORY")?;
+        connection.busy_timeout(BUSY)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        Ok(connection)
+    };
+    open().map_err(|source| OpenError::Unusable { path: path.to_owned(), source })
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let unusable = |source| OpenError::Unusable { path: path.to_owned(), source };
-    let found: usize =
-        connection.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0)).map_err(unusable)? as usize;
-    if found > STEPS.len() {
-        return Err(OpenError::Newer { path: path.to_owned(), found, known: STEPS.len() });
-    }
-    for (index, step) in STEPS.iter().enumerate().skip(found) {
-        let transaction = connection.transaction().map_err(unusable)?;
-        transaction.execute_batch(step).map_err(unusable)?;
-        transaction
-            .pragma_update(None, "user_version", u32::try_from(index + 1).unwrap_or(u32::MAX))
-            .map_err(unusable)?;
-        transaction.commit().map_err(unusable)?;
+fn version(connection: &Connection) -> rusqlite::Result<usize> {
+    let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    Ok(usize::try_from(version).unwrap_or(usize::MAX))
+}
+
+/// `synchronous = FULL` waits for the disk at each commit. The write-ahead log is carried over each 1,000 pages (4 MiB), and
+/// cut back to 64 MiB when a long question made it grow beyond that.
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;
+         PRAGMA wal_autocheckpoint = 1000; PRAGMA journal_size_limit = 67108864;",
+    )?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection, found: usize) -> rusqlite::Result<()> {
+    for (taken, step) in STEPS.iter().enumerate().skip(found) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", taken + 1)?;
+        transaction.commit()?;
     }
     Ok(())
 }
@@ -78,16 +114,28 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{inbox, journal, outbox, sessions, turns};
+
+    #[test]
+    fn an_empty_file_gets_every_step_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        for _ in 0..2 {
+            let connection = open(&path).unwrap();
+            assert_eq!(version(&connection).unwrap(), STEPS.len());
+        }
+    }
 
     #[test]
     fn a_newer_database_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
-        open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let before = std::fs::read(&path).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found: 99, .. }), "{error}");
-        let version: u32 = open_reader(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-        assert_eq!(version, 99);
+        assert!(matches!(error, OpenError::Newer { found: 99, known: 1, .. }), "{error}");
+        assert!(error.to_string().contains("newer broker"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
     #[test]
@@ -99,12 +147,49 @@ mod tests {
     }
 
     #[test]
-    fn commits_are_durable_ones() {
+    fn commits_wait_for_the_disk() {
         let folder = tempfile::tempdir().unwrap();
         let connection = open(&folder.path().join("db")).unwrap();
-        let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, String>(0));
-        assert_eq!(pragma("journal_mode").unwrap(), "wal");
-        let synchronous: u32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
-        assert_eq!(synchronous, 2, "FULL");
+        let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, u32>(0)).unwrap();
+        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        assert_eq!(mode, "wal");
+        assert_eq!(number("synchronous"), 2, "FULL");
+        assert_eq!(number("foreign_keys"), 1);
+    }
+
+    #[test]
+    fn every_question_has_its_index() {
+        let connection = open(Path::new(":memory:")).unwrap();
+        for sql in [
+            journal::UNREAD,
+            journal::TAKE_UNROUTED,
+            journal::PRUNE,
+            sessions::RECORD,
+            sessions::WITH_WORK,
+            sessions::COUNTS,
+            inbox::OPEN,
+            inbox::NEWEST_GIVEN,
+            inbox::HAS_MESSAGE,
+            turns::TURN,
+            outbox::OPEN_PARTS,
+            outbox::POST,
+            outbox::OF_TURN,
+            outbox::THREADS,
+            outbox::DROP_QUEUED,
+        ] {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let wanted = statement.parameter_count();
+            for index in 1..=wanted {
+                statement.raw_bind_parameter(index, rusqlite::types::Null).unwrap();
+            }
+            let mut rows = statement.raw_query();
+            while let Some(row) = rows.next().unwrap() {
+                let step: String = row.get("detail").unwrap();
+                // A scan is fine where it is one of an index that holds nothing but what is wanted, or counts everything.
+                let whole = step.starts_with("SCAN") && !step.contains("INDEX") && !step.contains("CONSTANT");
+                assert!(!whole || step == "SCAN sessions", "{sql}\n{step}");
+                assert!(!step.contains("AUTOMATIC"), "{sql}\n{step}");
+            }
+        }
     }
 }

@@ -36,8 +36,7 @@ pub(crate) fn claim(connection: &Connection, key: &ThreadKey, owner: &OwnerId) -
          ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, fence = fence + 1 RETURNING fence, revision",
     )?;
     let ThreadKey { installation, conversation, root } = key;
-    let values =
-        params![key.to_string(), installation.as_str(), conversation.as_str(), root.as_str(), owner.as_str()];
+    let values = params![key.to_string(), installation.as_str(), conversation.as_str(), root.as_str(), owner.as_str()];
     let (fence, revision) = statement.query_row(values, |row| Ok((Fence(row.get(0)?), Revision(row.get(1)?))))?;
     Ok((fence, load(connection, key, revision)?))
 }
@@ -64,8 +63,7 @@ pub(crate) fn commit(connection: &Connection, change: &SessionCommit) -> Sql<Res
     only_its_own(change)?;
     let name = change.key.to_string();
     let mut statement = connection.prepare_cached("SELECT fence, revision FROM threads WHERE key = ?1")?;
-    let found =
-        statement.query_row([&name], |row| Ok((Fence(row.get(0)?), Revision(row.get(1)?)))).optional()?;
+    let found = statement.query_row([&name], |row| Ok((Fence(row.get(0)?), Revision(row.get(1)?)))).optional()?;
     let revision = match found {
         Some((fence, revision)) if fence == change.fence => revision,
         _ => return Ok(Err(CommitError::Fenced)),

@@ -61,7 +61,9 @@ impl From<SqlError> for StoreError {
     fn from(error: SqlError) -> Self {
         let mend = match error.code() {
             Some(ErrorCode::DiskFull) => "the disk is full: free some space, the broker goes on by itself",
-            Some(ErrorCode::SystemIoFailure) => "look at the disk and the kernel's log; the broker tries again by itself",
+            Some(ErrorCode::SystemIoFailure) => {
+                "look at the disk and the kernel's log; the broker tries again by itself"
+            }
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 "the database is damaged: stop the broker and put a backup back"
             }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use broker_core::chat::{ConversationKey, MessageId, Person, PersonId, RawEnvelope, ThreadKey};
@@ -17,17 +17,23 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::data_root::DataRoot;
+use crate::inline::Inline;
+use crate::readers::Readers;
 use crate::schema::{self, OpenError};
 use crate::sql::Sql;
-use crate::threads::{Threads, in_savepoint};
-use crate::{journal, outbox, people, sessions};
+use crate::writer::{self, Writer};
+use crate::{inbox, journal, outbox, people, sessions};
+
+/// Threads that read.
+const READERS: usize = 2;
+/// Journal rows that one change deletes: others' changes go in between.
+const PRUNED_AT_ONCE: usize = 1000;
 
 /// Where the SQL runs.
 #[derive(Debug)]
 enum Executor {
-    Threads(Threads),
-    /// On the caller's own thread, one call after another. The lock is never held across an await.
-    Inline(Mutex<Connection>),
+    Threads { writer: Writer, readers: Readers },
+    Inline(Inline),
 }
 
 impl Executor {
@@ -36,11 +42,8 @@ impl Executor {
         change: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         match self {
-            Self::Threads(threads) => threads.write(change).await,
-            Self::Inline(connection) => {
-                let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(in_savepoint(&connection, change)?)
-            }
+            Self::Threads { writer, .. } => writer.write(change).await,
+            Self::Inline(inline) => inline.write(change),
         }
     }
 
@@ -49,8 +52,8 @@ impl Executor {
         question: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         match self {
-            Self::Threads(threads) => threads.read(question).await,
-            Self::Inline(connection) => Ok(question(&connection.lock().unwrap_or_else(PoisonError::into_inner))?),
+            Self::Threads { readers, .. } => readers.read(question).await,
+            Self::Inline(inline) => inline.read(question),
         }
     }
 }
@@ -59,11 +62,12 @@ impl Executor {
 #[derive(Debug)]
 pub struct SqliteStore {
     executor: Executor,
-    health: watch::Sender<PartHealth>,
+    health: watch::Receiver<PartHealth>,
 }
 
 impl SqliteStore {
-    /// Opens the database of a data root, makes it when there is none, and starts its threads.
+    /// Opens the database of a data root, makes it when there is none, and starts its threads. Blocks until the database
+    /// is of the present schema.
     ///
     /// # Errors
     ///
@@ -71,8 +75,14 @@ impl SqliteStore {
     pub fn open(root: &DataRoot) -> Result<Arc<Self>, OpenError> {
         let path = root.database();
         private_file(&path)?;
-        let health = watch::Sender::new(PartHealth::well());
-        Ok(Arc::new(Self { executor: Executor::Threads(Threads::start(&path, health.clone())?), health }))
+        let connection = schema::open(&path)?;
+        let (sender, health) = watch::channel(PartHealth::well());
+        let readers = (0..READERS).map(|_| schema::open_reader(&path)).collect::<Result<_, _>>()?;
+        let executor = Executor::Threads {
+            writer: Writer::start(connection, sender, writer::PROBE)?,
+            readers: Readers::start(readers)?,
+        };
+        Ok(Arc::new(Self { executor, health }))
     }
 
     /// A store whose SQL runs on the caller's own thread, for tests that must not depend on threads. A path of `:memory:`
@@ -82,41 +92,29 @@ impl SqliteStore {
     ///
     /// As [`SqliteStore::open`].
     pub fn inline(path: &Path) -> Result<Arc<Self>, OpenError> {
-        let connection = schema::open(path)?;
-        let health = watch::Sender::new(PartHealth::well());
-        Ok(Arc::new(Self { executor: Executor::Inline(Mutex::new(connection)), health }))
+        if path != Path::new(":memory:") {
+            private_file(path)?;
+        }
+        let (sender, health) = watch::channel(PartHealth::well());
+        Ok(Arc::new(Self { executor: Executor::Inline(Inline::new(schema::open(path)?, sender)), health }))
     }
 
-    /// Lets the database grow to so many pages of 4 KiB: what happens when a disk is full can be tried with it.
-    ///
-    /// # Errors
-    ///
-    /// When the store fails.
-    pub async fn limit_pages(&self, pages: u32) -> Result<(), StoreError> {
-        let set = move |connection: &Connection| Ok(connection.pragma_update(None, "max_page_count", pages)?);
-        self.executor.write(set).await
-    }
-
-    /// Ends the threads after what they have taken is done. Blocks until then.
+    /// Ends the threads after they have done what they have taken, and waits for that. Blocks. A store that is dropped
+    /// instead does the same, and nobody waits.
     pub fn close(self) {
-        if let Executor::Threads(threads) = self.executor {
-            threads.join();
+        if let Executor::Threads { writer, readers } = self.executor {
+            // The readers first: who closes a database last carries its write-ahead log over, and they may not write.
+            readers.join();
+            writer.join();
         }
     }
 }
 
-/// SQLite would make the file readable to others.
+/// SQLite would make the file readable to others. Its write-ahead log gets the rights of the file.
 fn private_file(path: &Path) -> Result<(), OpenError> {
     let made = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    made.and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600))).map_err(|error| OpenError::Unusable {
-        path: path.to_owned(),
-        source: rusqlite::Error::ToSqlConversionFailure(Box::new(error)),
-    })
-}
-
-/// Keys as they are stored.
-fn keys(names: Vec<String>) -> Result<Vec<ThreadKey>, StoreError> {
-    names.iter().map(|name| name.parse().map_err(StoreError::new)).collect()
+    made.and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600)))
+        .map_err(|source| OpenError::File { path: path.to_owned(), source })
 }
 
 #[async_trait]
@@ -149,7 +147,7 @@ impl StateStore for SqliteStore {
 
     async fn has_message(&self, conversation: &ConversationKey, message: &MessageId) -> Result<bool, StoreError> {
         let (conversation, message) = (conversation.clone(), message.clone());
-        self.executor.read(move |connection| sessions::has_message(connection, &conversation, &message)).await
+        self.executor.read(move |connection| inbox::has_message(connection, &conversation, &message)).await
     }
 
     async fn session(&self, key: &ThreadKey) -> Result<Option<SessionRecord>, StoreError> {
@@ -158,16 +156,16 @@ impl StateStore for SqliteStore {
     }
 
     async fn sessions_with_work(&self) -> Result<Vec<ThreadKey>, StoreError> {
-        keys(self.executor.read(|connection| sessions::with_work(connection, None)).await?)
+        self.executor.read(|connection| sessions::with_work(connection, None)).await
     }
 
     async fn busy_sessions_in(&self, conversation: &ConversationKey) -> Result<Vec<ThreadKey>, StoreError> {
         let conversation = conversation.clone();
-        keys(self.executor.read(move |connection| sessions::with_work(connection, Some(&conversation))).await?)
+        self.executor.read(move |connection| sessions::with_work(connection, Some(&conversation))).await
     }
 
     async fn threads_with_parts(&self) -> Result<Vec<ThreadKey>, StoreError> {
-        keys(self.executor.read(outbox::threads_with_parts).await?)
+        self.executor.read(outbox::threads_with_parts).await
     }
 
     async fn open_parts(&self, thread: &ThreadKey, limit: usize) -> Result<Vec<PartRow>, StoreError> {
@@ -194,14 +192,113 @@ impl StateStore for SqliteStore {
     }
 
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
-        self.executor.write(move |connection| journal::prune(connection, before)).await
+        let mut pruned = 0;
+        loop {
+            let change = move |connection: &Connection| journal::prune(connection, before, PRUNED_AT_ONCE);
+            let some = self.executor.write(change).await?;
+            pruned += u64::try_from(some).unwrap_or(u64::MAX);
+            if some < PRUNED_AT_ONCE {
+                return Ok(pruned);
+            }
+        }
     }
 
     async fn counts(&self) -> Result<StoreCounts, StoreError> {
-        self.executor.read(people::counts).await
+        self.executor.read(sessions::counts).await
     }
 
     fn health(&self) -> watch::Receiver<PartHealth> {
-        self.health.subscribe()
+        self.health.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope(key: String) -> RawEnvelope {
+        let received_at = Timestamp::from_millis(0);
+        RawEnvelope { key, kind: "events_api".to_owned(), retry_attempt: 0, received_at, raw: vec![b'x'; 1200] }
+    }
+
+    async fn sql(store: &SqliteStore, sql: &'static str) {
+        store.executor.write(move |connection| Ok(connection.execute_batch(sql)?)).await.unwrap();
+    }
+
+    /// On threads and inline.
+    fn both(folder: &Path) -> [Arc<SqliteStore>; 2] {
+        let root = DataRoot::take(folder).unwrap();
+        [SqliteStore::open(&root).unwrap(), SqliteStore::inline(Path::new(":memory:")).unwrap()]
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_costs_the_change_and_the_store_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in both(folder.path()) {
+            store.accept(vec![envelope("before".to_owned())]).await.unwrap();
+            // The database may not grow beyond so many pages.
+            sql(&store, "PRAGMA max_page_count = 40").await;
+            let mut failed = Vec::new();
+            for n in 0..200 {
+                failed.extend(store.accept(vec![envelope(format!("event:{n}"))]).await.err());
+            }
+            assert!(failed.first().unwrap().reason.contains("the disk is full: free some space"), "{failed:?}");
+            assert!(!store.health().borrow().ok);
+            assert!(store.health().borrow().detail.contains_key("last_commit_ms"), "when it last worked");
+            sql(&store, "PRAGMA max_page_count = 1000000").await;
+            store.accept(vec![envelope("after".to_owned())]).await.unwrap();
+            assert!(store.health().borrow().ok);
+            let unread = store.unread(None, 1000).await.unwrap();
+            assert_eq!(unread.len(), 202 - failed.len(), "what was answered is there, and nothing else");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_the_call_and_not_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in both(folder.path()) {
+            let change = store.executor.write(|connection| -> Sql<()> {
+                connection.execute("INSERT INTO probe VALUES (1, 7)", [])?;
+                panic!("on purpose");
+            });
+            assert!(change.await.unwrap_err().reason.contains("panicked"));
+            if let Executor::Threads { .. } = store.executor {
+                for _ in 0..=READERS {
+                    let question = store.executor.read(|_| -> Sql<()> { panic!("on purpose") });
+                    assert!(question.await.unwrap_err().reason.contains("panicked"));
+                }
+            }
+            store.accept(vec![envelope("a".to_owned())]).await.unwrap();
+            assert_eq!(store.unread(None, 9).await.unwrap().len(), 1);
+            let count = |connection: &Connection| {
+                Ok(connection.query_row("SELECT count(*) FROM probe", [], |row| row.get::<_, u32>(0))?)
+            };
+            assert_eq!(store.executor.read(count).await.unwrap(), 0, "it was undone");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_row_is_named_and_the_others_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in both(folder.path()) {
+            sql(
+                &store,
+                "INSERT INTO threads VALUES ('T/C:1', 'T', 'C', '1', 'o', 1, 0), ('T/C:2', 'T', 'C', '2', 'o', 1, 0);
+                 INSERT INTO outbox (id, thread, post, place, number, parts, kind, body, state, attempts, look_ups,
+                         not_before, created_at)
+                     VALUES ('part-7', 'T/C:1', 'p', 1, 1, 1, 'final', 'not json', 'queued', 0, 0, 0, 0);
+                 INSERT INTO inbox (id, session, kind, state, place, people, backfill, late, attempts, not_before,
+                         created_at)
+                     VALUES ('input-7', 'T/C:1', 'wake_up', 'queued', 1, '[{}]', '{\"state\":\"none\"}', 0, 0, 0, 0);",
+            )
+            .await;
+            let damaged: ThreadKey = "T/C:1".parse().unwrap();
+            let error = store.open_parts(&damaged, 9).await.unwrap_err();
+            assert!(error.reason.contains("`part-7` of outbox"), "{error}");
+            let error = store.claim(&damaged, &OwnerId::new("o")).await.unwrap_err();
+            assert!(error.reason.contains("`input-7` of inbox"), "{error}");
+            assert!(store.health().borrow().ok, "one row is not the disk");
+            store.claim(&"T/C:2".parse().unwrap(), &OwnerId::new("o")).await.unwrap();
+        }
     }
 }

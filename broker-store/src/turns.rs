@@ -8,7 +8,8 @@ use rusqlite::{Connection, Row, named_params};
 
 use crate::sql::{self, Named, Sql};
 
-pub(crate) const TURN: &str = "SELECT id, thread, started_at, ended_at, ended, inputs, from_person, continuation, signal,
+pub(crate) const TURN: &str =
+    "SELECT id, thread, started_at, ended_at, ended, inputs, from_person, continuation, signal,
          signal_reason, stopped
      FROM turns WHERE session = ?1 AND id = ?2";
 

@@ -1,18 +1,41 @@
 //! The SQLite store is a store, on threads and inline, and keeps what it answered for.
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
-use std::path::Path;
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use broker_core::chat::RawEnvelope;
 use broker_core::clock::Timestamp;
-use broker_core::store::StateStore;
-use broker_core::testing::store_suite;
+use broker_core::store::{JournalFate, StateStore};
+use broker_core::testing::store_suite::{self, Reopened};
 use broker_store::{DataRoot, SqliteStore};
+use tempfile::TempDir;
 
-fn envelope(key: String) -> RawEnvelope {
+/// Hands out empty folders.
+struct Folders {
+    folder: TempDir,
+    handed_out: Cell<u32>,
+}
+
+impl Folders {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), handed_out: Cell::new(0) }
+    }
+
+    fn next(&self) -> PathBuf {
+        let number = self.handed_out.replace(self.handed_out.get() + 1);
+        let path = self.folder.path().join(number.to_string());
+        fs::create_dir(&path).unwrap();
+        path
+    }
+}
+
+fn envelope(key: impl Into<String>) -> RawEnvelope {
     RawEnvelope {
-        key,
+        key: key.into(),
         kind: "events_api".to_owned(),
         retry_attempt: 0,
         received_at: Timestamp::from_millis(0),
@@ -22,41 +45,49 @@ fn envelope(key: String) -> RawEnvelope {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_threads_it_is_a_store() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut number, mut roots) = (0, Vec::new());
-    store_suite::all(|| {
-        number += 1;
-        let root = DataRoot::take(&folder.path().join(number.to_string())).unwrap();
+    let folders = Folders::new();
+    let roots = RefCell::new(Vec::new());
+    store_suite::all(async || {
+        let root = DataRoot::take(&folders.next()).unwrap();
         let store = SqliteStore::open(&root).unwrap();
-        roots.push(root);
-        store
+        roots.borrow_mut().push(root);
+        store as Arc<dyn StateStore>
     })
     .await;
 }
 
 #[tokio::test]
 async fn inline_it_is_a_store() {
-    store_suite::all(|| SqliteStore::inline(Path::new(":memory:")).unwrap()).await;
-    let folder = tempfile::tempdir().unwrap();
-    let mut number = 0;
-    store_suite::all(|| {
-        number += 1;
-        SqliteStore::inline(&folder.path().join(number.to_string())).unwrap()
+    let folders = Folders::new();
+    store_suite::all(async || SqliteStore::inline(Path::new(":memory:")).unwrap() as Arc<dyn StateStore>).await;
+    store_suite::all(async || SqliteStore::inline(&folders.next().join("db")).unwrap() as Arc<dyn StateStore>).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_a_store_that_keeps_nothing_in_memory_alone() {
+    let folders = Folders::new();
+    store_suite::all(async || {
+        let root = DataRoot::take(&folders.next()).unwrap();
+        Arc::new(Reopened::new(move || SqliteStore::open(&root).unwrap())) as Arc<dyn StateStore>
+    })
+    .await;
+    store_suite::all(async || {
+        let path = folders.next().join("db");
+        Arc::new(Reopened::new(move || SqliteStore::inline(&path).unwrap())) as Arc<dyn StateStore>
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_callers_share_commits_and_nothing_is_lost_when_it_is_dropped() {
+async fn a_thousand_callers_at_once_get_a_row_each() {
     let folder = tempfile::tempdir().unwrap();
     let root = DataRoot::take(folder.path()).unwrap();
     let store = SqliteStore::open(&root).unwrap();
-    let callers: Vec<_> = (0..1000)
-        .map(|n| {
-            let store = Arc::clone(&store);
-            tokio::spawn(async move { store.accept(vec![envelope(format!("event:{n}"))]).await.unwrap()[0] })
-        })
-        .collect();
+    let accept = |n| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.accept(vec![envelope(format!("event:{n}"))]).await.unwrap()[0] })
+    };
+    let callers: Vec<_> = (0..1000).map(accept).collect();
     let mut ids = Vec::new();
     for caller in callers {
         let accepted = caller.await.unwrap();
@@ -66,33 +97,80 @@ async fn a_thousand_callers_share_commits_and_nothing_is_lost_when_it_is_dropped
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 1000);
-    assert!(store.health().borrow().ok);
-    // Dropped without a word, as a crash would do it.
-    drop(store);
+    let health = store.health().borrow().clone();
+    assert!(
+        health.ok && health.detail.contains_key("last_commit_ms") && health.detail.contains_key("last_commit_took_us")
+    );
+    Arc::into_inner(store).unwrap().close();
+    let log = fs::metadata(root.database().with_extension("sqlite-wal")).map_or(0, |log| log.len());
+    assert_eq!(log, 0, "who closes it carries the write-ahead log over");
     let store = SqliteStore::open(&root).unwrap();
     assert_eq!(store.counts().await.unwrap().journal_unread, 1000);
-    Arc::into_inner(store).unwrap().close();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_is_full_costs_the_change_and_the_store_goes_on() {
+async fn what_was_answered_survives_a_store_that_is_never_closed() {
     let folder = tempfile::tempdir().unwrap();
     let root = DataRoot::take(folder.path()).unwrap();
     let store = SqliteStore::open(&root).unwrap();
-    store.accept(vec![envelope("before".to_owned())]).await.unwrap();
-    // The writer's own connection is told that the database may not grow.
-    store.limit_pages(40).await.unwrap();
-    let mut failed = 0;
-    for n in 0..200 {
-        failed += u32::from(store.accept(vec![envelope(format!("event:{n}"))]).await.is_err());
+    store.accept(vec![envelope("a"), envelope("b")]).await.unwrap();
+    // Copied as they lie on the disk: what a crash would leave.
+    let crashed = tempfile::tempdir().unwrap();
+    let after = DataRoot::take(crashed.path()).unwrap();
+    for end in ["sqlite", "sqlite-wal"] {
+        fs::copy(root.database().with_extension(end), after.database().with_extension(end)).unwrap();
     }
-    assert!(failed > 0, "the limit is felt");
-    assert!(!store.health().borrow().ok);
-    store.limit_pages(1_000_000).await.unwrap();
-    store.accept(vec![envelope("after".to_owned())]).await.unwrap();
-    assert!(store.health().borrow().ok);
-    let unread = store.unread(None, 1000).await.unwrap();
-    assert_eq!(unread.len(), usize::try_from(202 - failed).unwrap(), "what was answered is there, and nothing else");
-    let limit = Duration::from_secs(10);
-    tokio::time::timeout(limit, store.accept(vec![envelope("once more".to_owned())])).await.unwrap().unwrap();
+    std::mem::forget(store);
+    let store = SqliteStore::open(&after).unwrap();
+    assert_eq!(store.unread(None, 9).await.unwrap().len(), 2);
+    assert!(!store.accept(vec![envelope("a")]).await.unwrap()[0].fresh);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_goes_away_does_not_undo_its_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = DataRoot::take(folder.path()).unwrap();
+    let store = SqliteStore::open(&root).unwrap();
+    let mut call = Box::pin(store.accept(vec![envelope("a")]));
+    // Once polled it stands in the queue.
+    let _ = futures_util::poll!(&mut call);
+    drop(call);
+    assert!(!store.accept(vec![envelope("a")]).await.unwrap()[0].fresh);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_great_cleaning_goes_in_steps_and_counts_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = DataRoot::take(folder.path()).unwrap();
+    let store = SqliteStore::open(&root).unwrap();
+    let accepted = store.accept((0..2500).map(|n| envelope(n.to_string())).collect()).await.unwrap();
+    store.settle(accepted.iter().map(|row| row.id).collect(), JournalFate::Done).await.unwrap();
+    assert_eq!(store.prune(Timestamp::from_millis(1)).await.unwrap(), 2500);
+}
+
+#[tokio::test]
+async fn the_database_and_its_log_are_private() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = DataRoot::take(folder.path()).unwrap();
+    fs::write(root.database(), "").unwrap();
+    fs::set_permissions(root.database(), fs::Permissions::from_mode(0o644)).unwrap();
+    let store = SqliteStore::open(&root).unwrap();
+    store.accept(vec![envelope("a")]).await.unwrap();
+    for end in ["sqlite", "sqlite-wal", "sqlite-shm"] {
+        let mode = fs::metadata(root.database().with_extension(end)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{end}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_dropped_ends_its_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = DataRoot::take(folder.path()).unwrap();
+    let store = SqliteStore::open(&root).unwrap();
+    store.accept(vec![envelope("a")]).await.unwrap();
+    let mut health = store.health();
+    drop(store);
+    // The writer holds the sender, and lets go of it when it ends.
+    let ended = async { while health.changed().await.is_ok() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(10), ended).await.unwrap();
 }

@@ -1,0 +1,123 @@
+//! The thread that writes.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use broker_core::health::PartHealth;
+use broker_core::store::StoreError;
+use rusqlite::Connection;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::group::{self, Job, given_up};
+use crate::pulse::Pulse;
+use crate::schema::OpenError;
+use crate::sql::Sql;
+
+/// Changes that may wait for the thread; more callers wait outside.
+const QUEUE: usize = 1024;
+/// Changes that share one commit. A bound, so that the first of them does not wait for ever.
+const GROUP: usize = 256;
+/// How often an ill store that nobody writes to is tried.
+pub(crate) const PROBE: Duration = Duration::from_secs(5);
+
+/// A change in the queue, and its place there: given back when the thread takes it.
+type Waiting = (Job, OwnedSemaphorePermit);
+
+/// The one thread that writes. Dropped, it finishes what it has and ends.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    jobs: mpsc::Sender<Waiting>,
+    /// What bounds the queue: a channel of the standard library, since the thread waits with a limit, which one of tokio's
+    /// cannot outside a runtime.
+    places: Arc<Semaphore>,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    pub(crate) fn start(
+        connection: Connection,
+        health: watch::Sender<PartHealth>,
+        probe: Duration,
+    ) -> Result<Self, OpenError> {
+        let (jobs, waiting) = mpsc::channel();
+        let work = move || write(&connection, &waiting, Pulse::new(health), probe);
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(work);
+        let thread = thread.map_err(|source| OpenError::Thread { source })?;
+        Ok(Self { jobs, places: Arc::new(Semaphore::new(QUEUE)), thread })
+    }
+
+    /// Makes a change and returns when it is durable. Dropping the future does not undo it.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| ended())?;
+        let (job, outcome) = Job::new(change);
+        self.jobs.send((job, place)).map_err(|_| ended())?;
+        outcome.await.map_err(|_| given_up())?
+    }
+
+    /// Ends the thread and waits for it. Blocks.
+    pub(crate) fn join(self) {
+        drop(self.jobs);
+        // It catches the panics of changes; were there another, the panic hook has told it.
+        let _ = self.thread.join();
+    }
+}
+
+fn ended() -> StoreError {
+    StoreError::new("the store's thread has ended; restart the broker")
+}
+
+fn write(connection: &Connection, waiting: &mpsc::Receiver<Waiting>, mut pulse: Pulse, probe: Duration) {
+    loop {
+        let first = match pulse.is_well() {
+            true => waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => waiting.recv_timeout(probe),
+        };
+        let jobs = match first {
+            Ok((first, _)) => {
+                std::iter::once(first).chain(waiting.try_iter().map(|(job, _)| job)).take(GROUP).collect()
+            }
+            Err(RecvTimeoutError::Timeout) => vec![Job::new(write_probe).0],
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        pulse.beat(|| group::commit(connection, jobs));
+    }
+}
+
+/// Writes to the disk, so that a store that nobody writes to learns that it works again.
+fn write_probe(connection: &Connection) -> Sql<()> {
+    let sql = "INSERT INTO probe (id, count) VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET count = count + 1";
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema;
+
+    #[tokio::test]
+    async fn an_ill_store_that_nobody_writes_to_learns_that_it_works_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let connection = schema::open(&path).unwrap();
+        connection.busy_timeout(Duration::ZERO).unwrap();
+        let (sender, mut health) = watch::channel(PartHealth::well());
+        let writer = Writer::start(connection, sender, Duration::from_millis(20)).unwrap();
+        // Another program holds the database.
+        let other = schema::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let error = writer.write(write_probe).await.unwrap_err();
+        assert!(error.reason.contains("another program holds the database"), "{error}");
+        assert!(!health.borrow().ok);
+        other.execute_batch("COMMIT").unwrap();
+        let well = health.wait_for(|health| health.ok);
+        tokio::time::timeout(Duration::from_secs(30), well).await.unwrap().unwrap();
+        writer.join();
+        assert!(health.changed().await.is_err(), "the thread has ended");
+    }
+}
