@@ -1,0 +1,107 @@
+#![forbid(unsafe_code)]
+//! The broker: work with a coding agent from a Slack thread.
+//!
+//! This binary reads the configuration, plugs the parts together, runs them and ends them in order. What a broker *is*
+//! stands in `broker-core`.
+
+mod board;
+mod config;
+mod env_file;
+mod exit;
+mod log_files;
+mod logging;
+mod reader;
+mod run;
+mod signals;
+mod variables;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use config::Config;
+use exit::{Exit, Failure};
+
+/// Work with a coding agent from a Slack thread.
+#[derive(Debug, Parser)]
+#[command(name = "broker", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Runs the broker until SIGTERM or SIGINT. This is what happens without a command.
+    Serve,
+}
+
+fn main() -> ExitCode {
+    match cli() {
+        Ok(cli) => match cli.command.unwrap_or(Command::Serve) {
+            Command::Serve => serve(),
+        },
+        Err(error) => {
+            // A reader that hung up early needs no message, and no panic either.
+            let _ = error.print();
+            if error.use_stderr() { code(Exit::Usage) } else { ExitCode::SUCCESS }
+        }
+    }
+}
+
+fn cli() -> Result<Cli, clap::Error> {
+    let help = format!("{}\n\n{}", variables::help(), exit::HELP);
+    let command = Cli::command().after_help(help.clone()).mut_subcommand("serve", |serve| serve.after_help(help));
+    Cli::from_arg_matches(&command.try_get_matches()?)
+}
+
+fn serve() -> ExitCode {
+    // There are two makers of TLS in many a dependency tree; which one is ours is said once, before anybody asks.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return complain(&Failure::new(Exit::Internal, "another TLS provider was installed first"));
+    }
+    let config = match Config::of_process() {
+        Ok(config) => config,
+        Err(error) => {
+            return complain(&Failure::new(Exit::Usage, format!("{error}\n`broker --help` explains them all")));
+        }
+    };
+    let folder = config.folders.log_dir.as_deref();
+    let log = match logging::start(config.log_level, folder, config.secrets()) {
+        Ok(log) => log,
+        Err(error) => {
+            let what = format!("the log cannot be opened ({error}); set LOG_DIR to a folder that can be made");
+            return complain(&Failure::new(Exit::CannotCreate, what));
+        }
+    };
+    let ended = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let ended = runtime.block_on(run::serve(&config, &log));
+            // Blocking work that hangs (a disk, a resolver) does not keep the process.
+            runtime.shutdown_timeout(run::BLOCKING_LIMIT);
+            ended
+        }
+        Err(error) => Err(Failure::new(Exit::Internal, format!("no threads could be started ({error})"))),
+    };
+    match ended {
+        Ok(()) => {
+            tracing::info!("ended");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            tracing::error!(exit_code = failure.exit as u8, "ended: {failure}");
+            code(failure.exit)
+        }
+    }
+}
+
+/// Tells a failure from before there is a log.
+fn complain(failure: &Failure) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "broker: {failure}");
+    code(failure.exit)
+}
+
+fn code(exit: Exit) -> ExitCode {
+    ExitCode::from(exit as u8)
+}

@@ -1,0 +1,278 @@
+//! The broker's life: opened in order, run until a signal, ended in the opposite order.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker_codex::{Codex, CodexConfig};
+use broker_core::agent::AgentRuntime;
+use broker_core::clock::{Clock, SystemClock};
+use broker_core::engine::{Broker, Parts, Settings};
+use broker_core::ids::RandomIds;
+use broker_http::Api;
+use broker_slack::{ConnectError, Slack, SlackConfig};
+use broker_store::{DataRoot, DataRootError, OpenError, SqliteStore};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::board::Board;
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::logging::Log;
+use crate::signals::{Signals, Stop};
+
+/// How long blocking work may keep the process at its end.
+pub(crate) const BLOCKING_LIMIT: Duration = Duration::from_secs(2);
+/// How long the end may take beside the grace period: what is being sent, tasks, the agent's process.
+const END_LIMIT: Duration = Duration::from_secs(30);
+/// How long the agent's process may take to end when no engine ends it.
+const AGENT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the HTTP server may take to end.
+const HTTP_LIMIT: Duration = Duration::from_secs(5);
+/// The wait after the first connection to Slack that failed; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest such wait.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Runs the broker until a signal, or until something is in the way that only an operator can mend.
+pub(crate) async fn serve(config: &Config, log: &Log) -> Result<(), Failure> {
+    // First of all: from here on a signal ends the broker in order, however far it has come.
+    let mut signals = Signals::listen()
+        .map_err(|error| Failure::new(Exit::Internal, format!("signals cannot be listened to ({error})")))?;
+    let house = House::open(config).await?;
+    let lived = house.live(config, &mut signals).await;
+    let ending = house.end(config, lived);
+    tokio::select! {
+        ended = ending => ended,
+        again = signals.next() => at_once(again, log),
+    }
+}
+
+/// A second signal: whoever sends it does not want to wait. What was committed is safe, and the agent's process ends when
+/// its stdin is closed.
+fn at_once(again: Stop, log: &Log) -> ! {
+    tracing::warn!(signal = again.name(), "ended at once by a second signal");
+    log.flush();
+    std::process::exit(again.exit_code())
+}
+
+/// What was lived: a broker that is to be drained, or none that ever ran.
+type Lived = Result<Option<Broker>, Failure>;
+
+/// Everything that is open before Slack is asked.
+struct House {
+    clock: Arc<dyn Clock>,
+    store: Arc<SqliteStore>,
+    codex: Arc<Codex>,
+    board: Arc<Board>,
+    http: JoinHandle<()>,
+    http_stop: CancellationToken,
+    /// Held until the store is closed. Last, since fields are dropped in this order.
+    _root: DataRoot,
+}
+
+impl House {
+    async fn open(config: &Config) -> Result<Self, Failure> {
+        warn_of_choices(config);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let (root, store) = open_store(config.folders.data_root.clone()).await?;
+        let listener = broker_http::bind(&config.bind_host, config.port)
+            .await
+            .map_err(|error| Failure::new(Exit::Unavailable, error))?;
+        let address = local_address(&listener)?;
+        let codex = Codex::start(codex_config(config), Arc::clone(&clock))
+            .await
+            .map_err(|error| Failure::new(Exit::CannotCreate, error))?;
+        let board = Arc::new(Board::new());
+        let api = Api::new(env!("CARGO_PKG_VERSION"), config.bind_host.clone());
+        let api = board.api(api, Arc::clone(&store) as _, codex.as_ref());
+        let http_stop = CancellationToken::new();
+        let http = tokio::spawn(broker_http::serve(listener, api, http_stop.clone()));
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+        Ok(Self { clock, store, codex, board, http, http_stop, _root: root })
+    }
+
+    /// Connects, runs, and returns at the first signal.
+    async fn live(&self, config: &Config, signals: &mut Signals) -> Lived {
+        let (slack, broker) = tokio::select! {
+            biased;
+            stop = signals.next() => return self.stopping(stop, None),
+            started = self.start(config) => started?,
+        };
+        let shown = async {
+            self.board.follow(broker_core::chat::ChatTransport::health(slack.as_ref()), broker.outbox_health()).await;
+            std::future::pending::<Infallible>().await
+        };
+        let stop = tokio::select! {
+            stop = signals.next() => stop,
+            never = shown => match never {},
+        };
+        self.stopping(stop, Some(broker))
+    }
+
+    fn stopping(&self, stop: Stop, broker: Option<Broker>) -> Lived {
+        self.board.stopping();
+        let live_sessions = broker.as_ref().map_or(0, Broker::live_sessions);
+        tracing::info!(signal = stop.name(), live_sessions, "stopping");
+        Ok(broker)
+    }
+
+    async fn start(&self, config: &Config) -> Result<(Arc<Slack>, Broker), Failure> {
+        let slack = self.connect(config).await?;
+        let identity = slack.identity();
+        tracing::info!(installation = %identity.installation, bot = %identity.user, "connected to Slack");
+        let settings = Settings {
+            home: Some(identity.installation.clone()),
+            policy: config.policy.clone(),
+            initial_history: config.initial_history,
+            history_limit: config.history_limit,
+            turn_idle: config.codex.turn_idle,
+            ..Settings::new(config.folders.sessions_root.clone(), config.folders.repos_root.clone())
+        };
+        let parts = Parts {
+            transport: Arc::clone(&slack) as _,
+            history: Arc::clone(&slack) as _,
+            runtime: Arc::clone(&self.codex) as _,
+            store: Arc::clone(&self.store) as _,
+            clock: Arc::clone(&self.clock),
+            ids: Arc::new(RandomIds),
+        };
+        let broker = Broker::start(parts, settings)
+            .await
+            .map_err(|error| Failure::new(Exit::Io, format!("what an earlier broker left cannot be read: {error}")))?;
+        Ok((slack, broker))
+    }
+
+    /// Connects to Slack; tries until it answers.
+    async fn connect(&self, config: &Config) -> Result<Arc<Slack>, Failure> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match Slack::connect(slack_config(config), Arc::clone(&self.clock)).await {
+                Ok(slack) => return Ok(slack),
+                Err(refused @ ConnectError::Refused { .. }) => return Err(Failure::new(Exit::Refused, refused)),
+                Err(ConnectError::Unavailable { reason }) => {
+                    tracing::warn!(reason, wait_s = pause.as_secs_f64(), "Slack does not answer; trying again");
+                    self.board.not_connected(&reason);
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Ends everything, the last opened first. The port is open until there is nothing left to tell.
+    async fn end(self, config: &Config, lived: Lived) -> Result<(), Failure> {
+        let ended = match lived {
+            Ok(Some(broker)) => {
+                within("the broker", config.grace + END_LIMIT, broker.drain(config.grace)).await;
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(failure) => Err(failure),
+        };
+        // After a drain there is nothing left to end here, and that takes no time.
+        within("the agent", AGENT_LIMIT + END_LIMIT, self.codex.shutdown(AGENT_LIMIT)).await;
+        self.http_stop.cancel();
+        within("the HTTP server", HTTP_LIMIT, async { drop(self.http.await) }).await;
+        within("the store", END_LIMIT, close(self.store)).await;
+        ended
+    }
+}
+
+/// Waits for an end, and not for ever.
+async fn within(what: &str, limit: Duration, end: impl Future<Output = ()>) {
+    if tokio::time::timeout(limit, end).await.is_err() {
+        tracing::warn!(what, limit_s = limit.as_secs_f64(), "did not end in time");
+    }
+}
+
+/// Takes the data root and opens the store, on a thread that may block.
+async fn open_store(path: PathBuf) -> Result<(DataRoot, Arc<SqliteStore>), Failure> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let root = DataRoot::take(&path).map_err(|error| {
+            let exit = match error {
+                DataRootError::Held { .. } => Exit::Held,
+                _ => Exit::CannotCreate,
+            };
+            Failure::new(exit, error)
+        })?;
+        let store = SqliteStore::open(&root).map_err(|error| {
+            let exit = match error {
+                OpenError::Newer { .. } => Exit::NewerData,
+                _ => Exit::Io,
+            };
+            Failure::new(exit, error)
+        })?;
+        Ok((root, store))
+    });
+    opened.await.unwrap_or_else(|error| Err(Failure::new(Exit::Internal, format!("the store panicked ({error})"))))
+}
+
+/// Ends the store's threads, unless somebody still holds on to it: whoever lets go last ends them then. Nothing depends on
+/// that, since every commit was durable when it was answered.
+async fn close(store: Arc<SqliteStore>) {
+    let closed = tokio::task::spawn_blocking(move || Arc::into_inner(store).map(SqliteStore::close).is_some());
+    if !matches!(closed.await, Ok(true)) {
+        tracing::debug!("the store is still in use");
+    }
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(|error| Failure::new(Exit::Unavailable, format!("the port has no address ({error})")))
+}
+
+/// Says what is allowed and still worth a second thought.
+fn warn_of_choices(config: &Config) {
+    let local = |host: &str| host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    if !local(&config.bind_host) {
+        tracing::warn!(
+            host = config.bind_host,
+            "health is open to other machines; WORKER_BIND_HOST=127.0.0.1 closes it"
+        );
+    }
+    let base = url::Url::parse(&config.slack.api_base).ok();
+    let host = base.as_ref().and_then(url::Url::host_str).unwrap_or_default();
+    if base.as_ref().is_some_and(|url| url.scheme() == "http") && !local(host.trim_matches(['[', ']'])) {
+        tracing::warn!(
+            host,
+            "Slack's tokens cross the network unencrypted; SLACK_API_BASE_URL should begin with https"
+        );
+    }
+}
+
+fn slack_config(config: &Config) -> SlackConfig {
+    let slack = &config.slack;
+    SlackConfig {
+        api_base: slack.api_base.clone(),
+        post_rate: slack.post_rate,
+        ..SlackConfig::new(slack.app_token.clone(), slack.bot_token.clone())
+    }
+}
+
+fn codex_config(config: &Config) -> CodexConfig {
+    let (folders, codex) = (&config.folders, &config.codex);
+    let mut denied = vec![folders.env_file.clone()];
+    denied.extend(folders.log_dir.clone());
+    CodexConfig {
+        bin: codex.bin.clone(),
+        data_root: folders.data_root.clone(),
+        sessions_root: folders.sessions_root.clone(),
+        codex_home: folders.codex_home.clone(),
+        runtime_home: folders.data_root.join("runtime-home"),
+        repos_root: folders.repos_root.clone(),
+        sandbox: codex.sandbox,
+        network: codex.network,
+        approval_policy: codex.approval,
+        pass_env: codex.pass_env.clone(),
+        agent_pass_env: codex.agent_pass_env.clone(),
+        env: codex.env.clone(),
+        api_key: codex.api_key.clone(),
+        auth_json: codex.auth_json.clone(),
+        denied,
+        operator_home: std::env::home_dir(),
+    }
+}

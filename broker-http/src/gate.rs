@@ -1,0 +1,57 @@
+//! What every request passes before it is routed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
+
+use crate::hosts::Hosts;
+use crate::refusal::Refusal;
+
+/// The gate's rules; one per server.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) hosts: Hosts,
+    /// One permit per request that may be served at once.
+    pub(crate) slots: Semaphore,
+    pub(crate) limit: Duration,
+}
+
+impl Gate {
+    fn refusal(&self, uri: &Uri, headers: &HeaderMap) -> Option<Refusal> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        // One host and one only: a second one is for somebody who reads the other.
+        let host = match (hosts.next().map(HeaderValue::to_str), hosts.next()) {
+            (Some(Ok(host)), None) => host,
+            _ => return Some(Refusal::HostNotAllowed),
+        };
+        // A target such as `http://host/path` overrules the header.
+        let target = uri.authority().map_or(host, |authority| authority.as_str());
+        if !self.hosts.allow(host) || !self.hosts.allow(target) {
+            return Some(Refusal::HostNotAllowed);
+        }
+        headers.contains_key(header::ORIGIN).then_some(Refusal::OriginNotAllowed)
+    }
+}
+
+/// Lets a request through, or refuses it.
+pub(crate) async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let mut response = match gate.refusal(request.uri(), request.headers()) {
+        Some(refusal) => refusal.into_response(),
+        None => match gate.slots.try_acquire() {
+            Ok(_slot) => match tokio::time::timeout(gate.limit, next.run(request)).await {
+                Ok(response) => response,
+                Err(_) => Refusal::TimedOut.into_response(),
+            },
+            Err(_) => Refusal::Busy.into_response(),
+        },
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,169 @@
+//! The listener's loop and its limits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware;
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::gate::{self, Gate};
+use crate::health::{self, Health};
+use crate::hosts::Hosts;
+use crate::part::Part;
+use crate::refusal::Refusal;
+
+/// The most bytes of a request's head that are kept; a longer one is answered with 431.
+const HEAD_BYTES: usize = 16 * 1024;
+/// How long the loop waits after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What bounds the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once; further ones wait in the system's queue. 128.
+    pub connections: usize,
+    /// Requests served at once; further ones are answered with 503 `busy`. 64.
+    pub requests: usize,
+    /// How long the head of a request may take, idle time between two requests included. 10 s.
+    pub head: Duration,
+    /// How long the answer to a request may take. 10 s.
+    pub request: Duration,
+    /// How long a connection may live, whatever goes on in it. 60 s.
+    pub connection: Duration,
+    /// How long connections may take to end once the server stops. 2 s.
+    pub stop: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 128,
+            requests: 64,
+            head: Duration::from_secs(10),
+            request: Duration::from_secs(10),
+            connection: Duration::from_secs(60),
+            stop: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What is served.
+#[derive(Debug)]
+pub struct Api {
+    version: &'static str,
+    bind_host: String,
+    hosts: Vec<String>,
+    parts: Vec<Part>,
+    limits: Limits,
+}
+
+impl Api {
+    /// Nothing but health, with no parts. `bind_host` is the host that the listener was bound to: it may be called by that
+    /// name, and when it stands for all addresses (`0.0.0.0`, `::`), by any address.
+    pub fn new(version: &'static str, bind_host: impl Into<String>) -> Self {
+        Self { version, bind_host: bind_host.into(), hosts: Vec::new(), parts: Vec::new(), limits: Limits::default() }
+    }
+
+    /// Adds a part to readiness.
+    #[must_use]
+    pub fn part(mut self, part: Part) -> Self {
+        self.parts.push(part);
+        self
+    }
+
+    /// Lets requests call the server by one more host.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.hosts.push(host.into());
+        self
+    }
+
+    /// Changes the limits.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    fn router(self) -> Router {
+        let gate = Gate {
+            hosts: Hosts::new(&self.bind_host, &self.hosts),
+            slots: Semaphore::new(self.limits.requests),
+            limit: self.limits.request,
+        };
+        let health = Health { version: self.version, since: Instant::now(), parts: self.parts };
+        Router::new()
+            .route("/healthz", get(health::alive))
+            .route("/readyz", get(health::ready))
+            .method_not_allowed_fallback(async || Refusal::MethodNotAllowed)
+            .fallback(async || Refusal::NotFound)
+            .with_state(Arc::new(health))
+            .layer(middleware::from_fn_with_state(Arc::new(gate), gate::pass))
+    }
+}
+
+/// Serves until `stop` is cancelled and the last connection has ended or outlived [`Limits::stop`].
+pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
+    let limits = api.limits;
+    let router = api.router();
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let connections = TaskTracker::new();
+    while let Some(Ok(slot)) = stop.run_until_cancelled(Arc::clone(&slots).acquire_owned()).await {
+        let Some(stream) = stop.run_until_cancelled(next(&listener)).await else { break };
+        let (router, stop) = (router.clone(), stop.clone());
+        connections.spawn(async move {
+            if let Err(error) = connection(stream, router, limits, stop).await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(slot);
+        });
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+/// The next connection. An accept fails when the peer has hung up already, or for want of descriptors: then it is tried
+/// again after a pause, since the listener itself is well.
+async fn next(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Result<(), hyper::Error> {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let rest = tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = tokio::time::sleep(limits.connection) => limits.request,
+        () = stop.cancelled() => limits.stop,
+    };
+    // What is being answered may be finished, nothing new is begun.
+    connection.as_mut().graceful_shutdown();
+    tokio::time::timeout(rest, connection).await.unwrap_or(Ok(()))
+}
