@@ -54,7 +54,7 @@ struct Turn {
 
 /// A thread as the app-server opened it.
 #[derive(Debug)]
-pub(crate) struct Thrown {
+pub(crate) struct Loaded {
     pub(crate) thread: AgentThreadId,
     pub(crate) running: Option<TurnId>,
     /// The permissions it runs under.
@@ -68,7 +68,7 @@ pub(crate) async fn open(
     spec: &ThreadSpec,
     workspace: &Path,
     known: Option<&AgentThreadId>,
-) -> Result<Thrown, OpenError> {
+) -> Result<Loaded, OpenError> {
     let servers = mcp_servers(rpc).await?;
     let mut params = profile.thread_params(workspace);
     params.insert("config".to_owned(), profile.thread_config(workspace, &servers));
@@ -90,7 +90,7 @@ pub(crate) async fn open(
     }
     .map_err(|error| refusal(&error, known.is_some()))?;
     let newest = answer.initial_turns_page.and_then(|page| page.data.into_iter().next());
-    Ok(Thrown {
+    Ok(Loaded {
         thread: AgentThreadId::new(answer.thread.id),
         running: newest.filter(|turn| turn.status == "inProgress").map(|turn| TurnId::new(turn.id)),
         permissions: answer.active_permission_profile.map(|profile| profile.id),

@@ -1,3 +1,4 @@
+#![expect(clippy::expect_used, reason = "a test fails by panicking, its helpers included")]
 //! The whole runtime on an app-server that is a shell script, its messages written out longhand.
 
 use std::collections::BTreeMap;

@@ -15,7 +15,8 @@ pub(crate) const NEWEST_GIVEN: &str =
 pub(crate) const HAS_MESSAGE: &str =
     "SELECT 1 FROM inbox WHERE installation = ?1 AND conversation = ?2 AND message_id = ?3";
 
-/// Writes a row. A new row whose message is in the inbox under another id is left out.
+/// Writes a row. A new row whose message is in the inbox under another id is left out; which message a row has never
+/// changes.
 pub(crate) fn put(connection: &Connection, session: &str, row: &InboxRow) -> Sql<()> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO inbox (id, session, kind, state, place, installation, conversation, message_id, message, notice,
@@ -26,7 +27,7 @@ pub(crate) fn put(connection: &Connection, session: &str, row: &InboxRow) -> Sql
              kind = excluded.kind, state = excluded.state, place = excluded.place, message = excluded.message,
              notice = excluded.notice, people = excluded.people, backfill = excluded.backfill, late = excluded.late,
              attempts = excluded.attempts, not_before = excluded.not_before, given_to = excluded.given_to,
-             turn = excluded.turn
+             turn = excluded.turn, created_at = excluded.created_at
          ON CONFLICT (installation, conversation, message_id) DO NOTHING",
     )?;
     let conversation = row.message.as_ref().map(|message| &message.conversation);

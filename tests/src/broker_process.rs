@@ -64,10 +64,9 @@ async fn build() -> PathBuf {
     let said = String::from_utf8_lossy(&built.stderr);
     assert!(built.status.success(), "the broker cannot be built: {said}");
     let messages = String::from_utf8_lossy(&built.stdout).into_owned();
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let is_broker = |message: &Value| message["target"]["name"] == "broker" && message["executable"].is_string();
-    let executable =
-        messages.filter(is_broker).last().and_then(|message| message["executable"].as_str().map(PathBuf::from));
+    let executable = messages.rfind(is_broker).and_then(|message| message["executable"].as_str().map(PathBuf::from));
     executable.expect("cargo names the program that it built")
 }
 

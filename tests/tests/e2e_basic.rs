@@ -151,15 +151,16 @@ async fn stop_ends_the_run_and_its_command() {
         stop(&world);
         world.answer(&root, "Stopped the current run.").await;
         assert!(poll(ANSWER, async || (runs() == 0).then_some(())).await.is_some(), "the command is gone");
-        stop(&world);
-        world.answer(&root, "No active run to stop.").await;
         world.reply(&root, "go on scenario:text:going on");
         world.answer(&root, "going on").await;
+        // The turn is over by now; before, a second stop would have met its end.
+        stop(&world);
+        world.answer(&root, "No active run to stop.").await;
         let last = world.model.requests().pop().expect("a request");
         assert!(!last.says("-stop"), "a stop is not a prompt: {:?}", last.user_texts());
         assert_eq!(
             world.slack.answers(CHANNEL, &root),
-            ["Stopped the current run.", "No active run to stop.", "going on"]
+            ["Stopped the current run.", "going on", "No active run to stop."]
         );
     }
     // Where there is no session it opens none.

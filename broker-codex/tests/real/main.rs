@@ -1,22 +1,9 @@
+#![expect(clippy::expect_used, reason = "a test fails by panicking, its helpers included")]
 //! The runtime on the real Codex program, with a scripted model and no network.
 //!
 //! These tests need `CODEX_BIN`, the path of a Codex program; without it they pass and say so.
 
 mod model;
-
-// The suite, until broker-core declares the module: its `crate::…` paths are given below.
-#[path = "../../../broker-core/src/testing/agent_suite.rs"]
-#[expect(unreachable_pub, reason = "written as a public module")]
-mod agent_suite;
-mod agent {
-    pub(crate) use broker_core::agent::*;
-}
-mod chat {
-    pub(crate) use broker_core::chat::*;
-}
-mod workspace {
-    pub(crate) use broker_core::workspace::*;
-}
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,11 +17,10 @@ use broker_core::agent::{
 };
 use broker_core::chat::{ConversationId, InstallationId, MessageId, ThreadKey};
 use broker_core::clock::SystemClock;
+use broker_core::testing::agent_suite::{self, AgentBench, AgentTexts};
 use broker_core::testing::{Act, ScriptedAgent};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-
-use crate::agent_suite::{AgentBench, AgentTexts};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -313,7 +299,10 @@ async fn an_interrupted_turn_leaves_no_command_running() {
         bench.codex.interrupt(&thread, &turn).await.expect("interrupted");
         assert_eq!(bench.end_of(&turn).await, TurnOutcome::Interrupted);
     }
+    bench.submit(&thread, "shell:exec sleep 90419").await;
+    until("the command runs", || runs("sleep 90419")).await;
     bench.codex.shutdown(PATIENCE).await;
+    assert!(!runs("sleep 90419"), "a command outlived the runtime");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -360,16 +349,16 @@ async fn a_killed_process_is_replaced_and_what_was_recorded_stays() {
 async fn the_end_of_a_turn_decides_what_was_given_to_it() {
     let Some(program) = program() else { return };
     let mut bench = bench(program, SandboxMode::WorkspaceWrite, "").await;
-    let (mut joined, mut present) = (0, 0);
+    let (mut joined, mut present, mut missed) = (0, 0, 0);
     for text in ["finish", "fail", "shell:true"] {
         let thread = bench.open(&text.replace(':', "-")).await;
         for round in 0..12_u64 {
             let (_, turn) = bench.submit(&thread, text).await;
             let mut given = Vec::new();
             let mut later = Vec::new();
-            // Steers at all distances from the end, until one starts another turn.
-            for step in 0..20 {
-                tokio::time::sleep(Duration::from_millis((round * 3 + step) % 7)).await;
+            // Each one prolongs the turn; the pauses vary until one was too long and its input starts another turn.
+            for step in 0..40 {
+                tokio::time::sleep(Duration::from_millis((round * 17 + step * 29) % 97)).await;
                 let (id, into) = bench.submit(&thread, text).await;
                 if into == turn {
                     given.push(id);
@@ -380,6 +369,7 @@ async fn the_end_of_a_turn_decides_what_was_given_to_it() {
             }
             bench.end_of(&turn).await;
             let at_barrier = bench.codex.fate(&thread, &given).await.expect("read");
+            missed += later.len();
             for turn in later {
                 bench.end_of(&turn).await;
             }
@@ -389,7 +379,7 @@ async fn the_end_of_a_turn_decides_what_was_given_to_it() {
             present += at_barrier.iter().filter(|(_, fate)| *fate == Fate::Recorded).count();
         }
     }
-    println!("barrier: {joined} inputs joined turns that ended, {present} of them stood in the history at the end");
-    assert!(joined > 0, "no input joined a turn");
+    println!("barrier: {joined} inputs joined, {missed} came too late; at the ends {present} stood in the history");
+    assert!(joined > 0 && missed > 0, "no input joined a turn, or none came near an end");
     bench.codex.shutdown(PATIENCE).await;
 }

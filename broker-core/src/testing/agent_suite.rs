@@ -194,7 +194,7 @@ pub async fn a_turn_runs_to_its_end(bench: &mut AgentBench) {
     let events = bench.until_end(&thread, &turn).await;
     let begun = AgentEvent::TurnStarted { thread: thread.clone(), turn: turn.clone() };
     assert_eq!(events.first(), Some(&begun), "a turn begins before anything happens in it");
-    assert_eq!(recorded(&events), [input.id.clone()]);
+    assert_eq!(recorded(&events), std::slice::from_ref(&input.id));
     match outcome(events) {
         TurnOutcome::Completed { final_text: Some(text) } => assert!(!text.trim().is_empty()),
         other => panic!("a final text was expected, not {other:?}"),
@@ -274,7 +274,7 @@ pub async fn a_failed_turn_keeps_its_input(bench: &mut AgentBench) {
     let input = bench.input(&bench.texts.fail.clone());
     let turn = bench.submit(&thread, &input).await;
     let events = bench.until_end(&thread, &turn).await;
-    assert_eq!(recorded(&events), [input.id.clone()]);
+    assert_eq!(recorded(&events), std::slice::from_ref(&input.id));
     match outcome(events) {
         TurnOutcome::Failed { message, .. } => assert!(!message.is_empty()),
         other => panic!("a failure was expected, not {other:?}"),

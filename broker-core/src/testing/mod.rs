@@ -2,6 +2,7 @@
 //!
 //! They are first class: the examples run on them, and they pass the same suites as the real ones.
 
+pub mod agent_suite;
 pub mod chat_suite;
 pub mod memory_chat;
 pub mod memory_store;
