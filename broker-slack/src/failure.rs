@@ -146,8 +146,11 @@ impl From<Failure> for HistoryError {
 
 impl From<Failure> for LookupError {
     fn from(failure: Failure) -> Self {
+        let account = failure.is_account();
         match failure {
             Failure::NotSent { reason, .. } | Failure::Unanswered { reason } => Self::Unavailable { reason },
+            // That our account is refused says nothing of the person.
+            Failure::Refused { code } if account && code != "missing_scope" => Self::Unavailable { reason: code },
             Failure::Refused { code } => match code.as_str() {
                 "user_not_found" | "user_not_visible" | "users_not_found" | "channel_not_found" => Self::NotFound,
                 _ => Self::Forbidden { code },

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -30,6 +30,7 @@ pub const END_LIMIT: Duration = Duration::from_secs(30);
 const LOG_LINES: usize = 200_000;
 
 static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
+static LEFTOVERS: Once = Once::new();
 static FOLDERS: AtomicU32 = AtomicU32::new(0);
 
 /// The program, built in the profile of this test; `BROKER_BIN_FOR_TESTS` names another.
@@ -84,6 +85,7 @@ impl TestFolder {
     ///
     /// When it cannot be made.
     pub fn new(name: &str) -> Self {
+        LEFTOVERS.call_once(clear_leftovers);
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let path = target_folder().join("test-data").join(format!("{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a folder below target/");
@@ -98,16 +100,32 @@ impl TestFolder {
 
 impl Drop for TestFolder {
     fn drop(&mut self) {
-        for _ in 0..100 {
-            let left = processes::belonging_to(&self.path);
-            for process in &left {
-                processes::signal(process.pid, Signal::KILL);
-            }
-            let kept = std::env::var_os("BROKER_TEST_KEEP").is_some();
-            if left.is_empty() && (kept || std::fs::remove_dir_all(&self.path).is_ok()) {
-                return;
-            }
-            std::thread::park_timeout(Duration::from_millis(20));
+        remove(&self.path, std::env::var_os("BROKER_TEST_KEEP").is_some());
+    }
+}
+
+/// Ends what belongs to a folder, and removes the folder.
+fn remove(folder: &Path, keep: bool) {
+    for _ in 0..100 {
+        let left = processes::belonging_to(folder);
+        for process in &left {
+            processes::signal(process.pid, Signal::KILL);
+        }
+        if left.is_empty() && (keep || std::fs::remove_dir_all(folder).is_ok()) {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// A test program that was killed could not clean up: its folders bear its number.
+fn clear_leftovers() {
+    let folders = std::fs::read_dir(target_folder().join("test-data")).into_iter().flatten().flatten();
+    for folder in folders.map(|entry| entry.path()) {
+        let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let owner = name.rsplit('-').nth(1).and_then(|number| number.parse().ok());
+        if owner.is_some_and(|owner| !processes::alive(owner)) {
+            remove(&folder, false);
         }
     }
 }
@@ -292,7 +310,9 @@ async fn spawn(start: &Start, log: &Arc<Watched<Vec<Value>>>) -> (Child, String)
     let mut child = command(start, &program().await).stderr(Stdio::piped()).spawn().expect("the broker starts");
     let stderr = child.stderr.take().expect("its stderr");
     let before = log.read(Vec::len);
-    let (into, reading) = (Arc::clone(log), BufReader::new(stderr));
+    // An earlier life's last lines may still come in.
+    let end = Value::String(format!("(the end of process {})", child.id().unwrap_or_default()));
+    let (into, reading, ending) = (Arc::clone(log), BufReader::new(stderr), end.clone());
     tokio::spawn(async move {
         let mut lines = reading.lines();
         while let Ok(Some(line)) = lines.next_line().await {
@@ -303,14 +323,14 @@ async fn spawn(start: &Start, log: &Arc<Watched<Vec<Value>>>) -> (Child, String)
                 }
             });
         }
-        // The end of the log wakes whoever waits for a line.
-        into.change(|lines| lines.push(Value::String("(end of the log)".to_owned())));
+        // The end wakes whoever waits for a line.
+        into.change(|lines| lines.push(ending));
     });
     let bound = |line: &Value| match line["message"].as_str() {
         Some("listening") => line["address"].as_str().map(str::to_owned),
         _ => None,
     };
-    let ended = |line: &Value| line.as_str() == Some("(end of the log)");
+    let ended = |line: &Value| *line == end;
     let found = log.wait_for(
         |lines| lines[before..].iter().find_map(|line| bound(line).map(Ok).or_else(|| ended(line).then_some(Err(())))),
         LISTEN_LIMIT,

@@ -30,7 +30,7 @@ fn line(name: &str, mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     let at = |percent: usize| times.get((times.len().saturating_sub(1)) * percent / 100).copied().unwrap_or_default();
     println!(
-        "{name:<32} n {:>4}  p50 {:>9.1?}  p90 {:>9.1?}  p99 {:>9.1?}  max {:>9.1?}",
+        "{name:<45} n {:>4}  p50 {:>9.1?}  p90 {:>9.1?}  p99 {:>9.1?}  max {:>9.1?}",
         times.len(),
         at(50),
         at(90),
@@ -57,7 +57,6 @@ fn figures(world: &World, name: &str, roots: &[(String, String)]) -> (Duration, 
         }
         acks.extend(envelopes.iter().filter(of_root).filter_map(|e| Some(e.acked? - e.first_sent?)));
     }
-    line(&format!("{name}: mention to turn/start"), starts.clone());
     line(&format!("{name}: mention to model"), models);
     (line(&format!("{name}: mention to turn/start"), starts), line(&format!("{name}: envelope to ack"), acks))
 }
@@ -75,6 +74,16 @@ async fn a_hundred_threads_at_once() {
         alone.push((word, root));
     }
     figures(&world, "one at a time", &alone);
+    // The same in a thread whose Codex thread is open already.
+    let mut replies = Vec::new();
+    let root = alone[0].1.clone();
+    for n in 0..20 {
+        let word = format!("reply-{n:03}");
+        let ts = world.reply(&root, &format!("{word} scenario:text:answer to {word}"));
+        world.answer(&root, &format!("answer to {word}")).await;
+        replies.push((word, ts));
+    }
+    figures(&world, "replies one at a time", &replies);
 
     let roots: Vec<_> = (0..THREADS)
         .map(|n| {

@@ -10,6 +10,8 @@ use broker_tests::world::{ANSWER, World};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message as Frame;
 
+/// A `ts` that fits into no number.
+const LATE: &str = "99999999999999999999999.000001";
 /// How long the broker may take to look at a frame that it has acknowledged.
 const COUNTED: Duration = Duration::from_secs(5);
 
@@ -142,10 +144,11 @@ fn corpus() -> Vec<(&'static str, Frame, Fate)> {
         ("an event that is a list", text(changed("odd-event", "/payload/event", json!([1]))), Unreadable),
         ("an event of an unknown type", event("odd-unknown", json!({ "type": "brand_new_event", "x": 1 })), Acked),
         ("an event without a type", event("odd-untyped", json!({ "x": 1 })), Acked),
-        ("a message without a ts", text(changed("odd-ts", "/payload/event/ts", Value::Null)), Unreadable),
+        ("a message without a ts", text(changed("odd-ts", "/payload/event/ts", Value::Null)), Acked),
+        ("a message without any ts", with("odd-no-ts", json!({ "ts": null, "event_ts": null })), Unreadable),
         ("a ts that is a number", with("odd-ts-number", json!({ "ts": 1.5 })), Acked),
-        ("a ts that is no time", with("odd-ts-text", json!({ "ts": "soon" })), Unreadable),
-        ("a ts beyond all numbers", with("odd-ts-long", json!({ "ts": "99999999999999999999999.000001" })), Unreadable),
+        ("a ts that is no time", with("odd-ts-text", json!({ "ts": "soon", "event_ts": "soon" })), Unreadable),
+        ("a ts beyond all numbers", with("odd-ts-long", json!({ "ts": LATE, "event_ts": LATE })), Unreadable),
         ("no channel", text(changed("odd-channel", "/payload/event/channel", Value::Null)), Unreadable),
         ("a channel that is an object", with("odd-channel-object", json!({ "channel": { "id": CHANNEL } })), Acked),
         ("no author", text(changed("odd-user", "/payload/event/user", Value::Null)), Acked),

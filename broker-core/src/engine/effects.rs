@@ -2,6 +2,7 @@
 //! order matters go through the session's lane.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -22,9 +23,22 @@ const BACKFILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// A call to the agent whose place in the order matters.
 enum Job {
-    Open { spec: Box<ThreadSpec>, known: Option<AgentThreadId> },
-    Submit { thread: AgentThreadId, input: AgentInput, overflow: Option<Overflow>, workspace: std::path::PathBuf },
-    ReadFates { thread: AgentThreadId, ids: Vec<InputId> },
+    Open {
+        spec: Box<ThreadSpec>,
+        known: Option<AgentThreadId>,
+    },
+    Submit {
+        thread: AgentThreadId,
+        input: AgentInput,
+        overflow: Option<Overflow>,
+        workspace: std::path::PathBuf,
+        /// How many stops there had been when it was asked for.
+        stops: u64,
+    },
+    ReadFates {
+        thread: AgentThreadId,
+        ids: Vec<InputId>,
+    },
 }
 
 /// Does what one session's steps ask for.
@@ -34,13 +48,17 @@ pub(super) struct Hands {
     letters: mpsc::Sender<Letter>,
     /// Unbounded as a type, bounded by the machine: one open, one read, and at most `MAX_IN_DOUBT` submits.
     lane: mpsc::UnboundedSender<Job>,
+    /// How many stops there have been: a submit from before the latest is not made any more.
+    stops: Arc<AtomicU64>,
 }
 
 impl Hands {
     pub(super) fn new(shared: &Arc<Shared>, key: &ThreadKey, letters: mpsc::Sender<Letter>) -> Self {
         let (lane, jobs) = mpsc::unbounded_channel();
-        shared.tasks.spawn(run_lane(Arc::clone(shared), key.clone(), letters.clone(), jobs));
-        Self { shared: Arc::clone(shared), key: key.clone(), letters, lane }
+        let stops = Arc::new(AtomicU64::new(0));
+        let lane_stops = Arc::clone(&stops);
+        shared.tasks.spawn(run_lane(Arc::clone(shared), key.clone(), letters.clone(), (jobs, lane_stops)));
+        Self { shared: Arc::clone(shared), key: key.clone(), letters, lane, stops }
     }
 
     /// Begins an effect; its answer comes back as an input.
@@ -51,7 +69,8 @@ impl Hands {
                 let _ = self.lane.send(Job::Open { spec, known });
             }
             Effect::Submit { thread, input, overflow } => {
-                let _ = self.lane.send(Job::Submit { thread, input, overflow, workspace: machine.workspace() });
+                let (workspace, stops) = (machine.workspace(), self.stops.load(Ordering::Acquire));
+                let _ = self.lane.send(Job::Submit { thread, input, overflow, workspace, stops });
             }
             Effect::ReadFates { thread, ids } => {
                 let _ = self.lane.send(Job::ReadFates { thread, ids });
@@ -66,6 +85,9 @@ impl Hands {
             }
             Effect::Answer { request, answer } => self.answer(request, answer),
             Effect::AnswerHistory { request, before, limit } => self.answer_history(request, before, limit),
+            Effect::DropSubmits => {
+                self.stops.fetch_add(1, Ordering::AcqRel);
+            }
             Effect::Flush => sender::wake(&self.shared, &self.key),
         }
     }
@@ -179,7 +201,7 @@ async fn run_lane(
     shared: Arc<Shared>,
     key: ThreadKey,
     letters: mpsc::Sender<Letter>,
-    mut jobs: mpsc::UnboundedReceiver<Job>,
+    (mut jobs, stops): (mpsc::UnboundedReceiver<Job>, Arc<AtomicU64>),
 ) {
     loop {
         let job = tokio::select! {
@@ -188,6 +210,9 @@ async fn run_lane(
             job = jobs.recv() => job,
         };
         let Some(job) = job else { return };
+        if matches!(&job, Job::Submit { stops: then, .. } if *then != stops.load(Ordering::Acquire)) {
+            continue;
+        }
         let answer = tokio::select! {
             biased;
             () = shared.ending.cancelled() => return,
@@ -213,7 +238,7 @@ async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> SessionInput {
             }
             SessionInput::Opened(result)
         }
-        Job::Submit { thread, input, overflow, workspace } => {
+        Job::Submit { thread, input, overflow, workspace, .. } => {
             let row = input.id.clone();
             if let Some(overflow) = overflow
                 && let Err(error) = workspace::write_overflow(&workspace, &overflow).await

@@ -1,5 +1,6 @@
 //! One task per live session: its machine, its queue, its commits.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::effects::Hands;
 use super::registry::{self, Letter};
 use super::{Shared, router};
 use crate::admission::Verdict;
-use crate::chat::{Author, ChatMessage, ChatOp, LookupError, OpKey, Parsed, Person, PersonId, ThreadKey};
+use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, LookupError, OpKey, Parsed, Person, PersonId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::prompt;
 use crate::session::{Arrival, Birth, SessionInput, SessionMachine, Step};
@@ -20,6 +21,9 @@ use crate::store::{CommitError, Fence, JournalFate, JournalId, JournalRow, Sessi
 
 /// A reply that came before its root's mention is taken when the mention follows within this time.
 const UNROUTED_KEPT: Duration = Duration::from_secs(10 * 60);
+
+/// Messages of one thread whose authors are being looked up; more stay in the journal.
+const MAX_ADMISSIONS: usize = 1024;
 
 /// A message of the journal on its way to a session.
 #[derive(Debug)]
@@ -63,6 +67,15 @@ struct Session {
     /// The same for `-stop`, which goes past the others.
     stops: FuturesUnordered<BoxFuture<'static, Admitted>>,
     quiet_since: Timestamp,
+    /// Journal rows that this task has taken and not settled.
+    unsettled: HashSet<JournalId>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // However this task ends: what it did not settle is routed again.
+        self.shared.registry.let_go(self.unsettled.drain());
+    }
 }
 
 /// Starts the task of a session.
@@ -84,6 +97,7 @@ pub(super) fn start(
         admissions: FuturesOrdered::new(),
         stops: FuturesUnordered::new(),
         quiet_since: shared.parts.clock.now(),
+        unsettled: HashSet::new(),
     };
     shared.tasks.spawn(session.run());
 }
@@ -133,8 +147,13 @@ impl Session {
         if let Some(thread) = self.machine.as_ref().and_then(|machine| machine.record().agent_thread.clone()) {
             self.shared.registry.bind(&thread, &self.key);
         }
-        if self.machine.is_some() {
+        if let Some(record) = self.machine.as_ref().map(SessionMachine::record) {
+            // An earlier broker may have ended between the session's first step and this.
+            let early = (now.since(record.created_at) < UNROUTED_KEPT).then_some(record.watermark);
             self.step(SessionInput::Recover).await?;
+            if let Some(mention) = early {
+                self.take_up_early(mention).await;
+            }
         }
         Ok(())
     }
@@ -175,11 +194,18 @@ impl Session {
         match letter {
             Letter::Wake => Ok(()),
             Letter::Input(input) => self.step(*input).await,
+            Letter::Message(incoming) if self.admissions.len() >= MAX_ADMISSIONS => {
+                // It stays in the journal, and the router finds it again.
+                self.shared.registry.let_go([incoming.journal]);
+                Ok(())
+            }
             Letter::Message(incoming) => {
+                self.unsettled.insert(incoming.journal);
                 let names_channel = self.machine.is_none() && incoming.opens;
                 let stops = incoming.stops;
                 let admission = admit(Arc::clone(&self.shared), *incoming, names_channel).boxed();
-                if stops {
+                // With nothing to go past, a stop must not overtake the message that it is meant for.
+                if stops && (self.machine.is_some() || self.admissions.is_empty()) {
                     self.stops.push(admission);
                 } else {
                     self.admissions.push_back(admission);
@@ -242,20 +268,29 @@ impl Session {
         self.machine = Some(SessionMachine::begin(around, self.fence, birth, &first, now));
         tracing::info!(session = %self.key, "a session begins");
         self.step(SessionInput::Message(first)).await?;
+        self.take_up_early(at).await;
+        Ok(())
+    }
+
+    /// Takes up replies that came before the mention that began the session.
+    async fn take_up_early(&mut self, mention: ChatTime) {
+        let now = self.shared.parts.clock.now();
         match self.shared.parts.store.take_unrouted(&self.key, now.minus(UNROUTED_KEPT)).await {
             Ok(rows) => {
                 for row in rows {
-                    self.take_up(row, at);
+                    self.take_up(row, mention);
                 }
             }
             Err(error) => tracing::warn!(session = %self.key, %error, "early replies could not be looked for"),
         }
-        Ok(())
     }
 
     /// A reply that came before the mention. What was written before it too is part of the history that goes along.
-    fn take_up(&mut self, row: JournalRow, mention: crate::chat::ChatTime) {
+    fn take_up(&mut self, row: JournalRow, mention: ChatTime) {
         let Parsed::Message(message) = self.shared.parts.transport.parse(&row.envelope) else { return };
+        if !self.shared.registry.take_in(row.id) {
+            return;
+        }
         if message.at <= mention {
             let (shared, id) = (Arc::clone(&self.shared), row.id);
             let fate = JournalFate::Ignored { reason: "part of the history".to_owned() };
@@ -264,7 +299,8 @@ impl Session {
                     tracing::warn!(%error, "a journal row could not be settled");
                 }
             });
-        } else if self.shared.registry.take_in(row.id) {
+        } else {
+            self.unsettled.insert(row.id);
             let incoming = Incoming { journal: row.id, message: *message, opens: false, stops: false };
             self.admissions.push_back(admit(Arc::clone(&self.shared), incoming, false).boxed());
         }
@@ -274,7 +310,10 @@ impl Session {
         let mut wait = Duration::from_millis(100);
         loop {
             match router::settle(&self.shared, journal, fate.clone()).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.unsettled.remove(&journal);
+                    return Ok(());
+                }
                 Err(error) => self.store_failed(&error, &mut wait).await?,
             }
         }
@@ -289,6 +328,9 @@ impl Session {
         if !commit.is_empty() {
             self.commit(commit).await?;
             self.quiet_since = now;
+        }
+        for id in &read {
+            self.unsettled.remove(id);
         }
         self.shared.registry.let_go(read);
         if let Some(machine) = &self.machine {

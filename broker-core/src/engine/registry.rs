@@ -7,7 +7,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{Shared, live};
 use crate::agent::AgentThreadId;
-use crate::chat::ThreadKey;
+use crate::chat::{ConversationKey, ThreadKey};
 use crate::session::SessionInput;
 use crate::store::JournalId;
 
@@ -76,6 +76,13 @@ impl Registry {
         self.inner().live.get(key).map(|entry| entry.letters.clone())
     }
 
+    /// The live sessions of a conversation in which something is going on.
+    pub(super) fn busy_in(&self, conversation: &ConversationKey) -> Vec<ThreadKey> {
+        let inner = self.inner();
+        let busy = inner.live.iter().filter(|(key, entry)| entry.busy && key.conversation_key() == *conversation);
+        busy.map(|(key, _)| key.clone()).collect()
+    }
+
     pub(super) fn all(&self) -> Vec<mpsc::Sender<Letter>> {
         self.inner().live.values().map(|entry| entry.letters.clone()).collect()
     }
@@ -124,7 +131,10 @@ impl Registry {
     /// The way to a session, which is made live when it is not.
     fn reach(shared: &Arc<Shared>, key: &ThreadKey) -> mpsc::Sender<Letter> {
         let mut inner = shared.registry.inner();
-        if let Some(entry) = inner.live.get(key) {
+        // A session that panicked has left its entry behind, with nobody at the other end.
+        if let Some(entry) = inner.live.get(key)
+            && !entry.letters.is_closed()
+        {
             return entry.letters.clone();
         }
         let (letters, inbox) = mpsc::channel(QUEUE);

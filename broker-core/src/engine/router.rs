@@ -43,7 +43,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> mpsc::Sender<JournalRow> {
                     None => return,
                 },
                 _ = sweep.tick() => sweep_journal(&shared).await,
-                _ = prune.tick() => prune_journal(&shared).await,
+                _ = prune.tick() => drop(shared.tasks.spawn(prune_journal(Arc::clone(&shared)))),
             }
         }
     });
@@ -67,7 +67,7 @@ async fn sweep_journal(shared: &Arc<Shared>) {
     }
 }
 
-async fn prune_journal(shared: &Arc<Shared>) {
+async fn prune_journal(shared: Arc<Shared>) {
     let before = shared.parts.clock.now().minus(shared.settings.journal_kept);
     match shared.parts.store.prune(before).await {
         Ok(0) => {}
@@ -136,10 +136,14 @@ async fn stop_without_session(shared: &Arc<Shared>, id: JournalId, message: Chat
         return settle(shared, id, JournalFate::Ignored { reason: "not for the broker".to_owned() }).await;
     }
     let top_of_direct = message.conversation_kind == ConversationKind::Direct && message.thread_root.is_none();
-    let busy = match top_of_direct {
-        true => shared.parts.store.busy_sessions_in(&message.conversation).await?,
-        false => Vec::new(),
-    };
+    let mut busy = Vec::new();
+    if top_of_direct {
+        busy = shared.parts.store.busy_sessions_in(&message.conversation).await?;
+        // Messages whose authors are still being looked up are in no row yet.
+        busy.extend(shared.registry.busy_in(&message.conversation));
+        busy.sort();
+        busy.dedup();
+    }
     let shared_task = Arc::clone(shared);
     // The author has to be looked up first, which must not hold up other threads.
     shared.tasks.spawn(async move {

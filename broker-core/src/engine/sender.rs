@@ -1,10 +1,11 @@
-//! Sends what waits in the outbox: one task per thread with open parts, so that a slow thread delays no other.
+//! Sends what waits in the outbox: one task per thread with open parts, so that a slow thread delays no other. How many
+//! calls are made at once is for the transport to say, which knows what a platform allows for which channel.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 
 use super::Shared;
 use super::registry::{self, Letter};
@@ -15,8 +16,6 @@ use crate::outbox::{self, Action};
 use crate::session::{PostOutcome, SessionInput};
 use crate::store::{PartChange, PartRow, PartState, StoreError};
 
-/// Calls to the platform that post, at once.
-const AT_ONCE: usize = 64;
 /// Parts of one thread that are loaded at once.
 const BATCH: usize = 64;
 /// The read-back begins this long before the first attempt, since the platform's clock is not ours.
@@ -34,18 +33,12 @@ struct Lanes {
 pub(crate) struct Sender {
     lanes: Mutex<Lanes>,
     idle: Notify,
-    slots: Semaphore,
     health: watch::Sender<PartHealth>,
 }
 
 impl Sender {
     pub(super) fn new() -> Self {
-        Self {
-            lanes: Mutex::default(),
-            idle: Notify::new(),
-            slots: Semaphore::new(AT_ONCE),
-            health: watch::Sender::new(PartHealth::well()),
-        }
+        Self { lanes: Mutex::default(), idle: Notify::new(), health: watch::Sender::new(PartHealth::well()) }
     }
 
     pub(super) fn health(&self) -> watch::Receiver<PartHealth> {
@@ -144,10 +137,6 @@ async fn advance(shared: &Arc<Shared>, thread: &ThreadKey, notify: &Notify) -> R
 }
 
 async fn send(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError> {
-    let Ok(_slot) = shared.sender.slots.acquire().await else { return Ok(()) };
-    if shared.ending.is_cancelled() {
-        return Ok(());
-    }
     let sending = outbox::sending(part, shared.parts.clock.now());
     // Of the sender and a `-stop` the first committed wins.
     if !change(shared, part.state, &sending).await? {
@@ -193,8 +182,7 @@ async fn look_up(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError>
     conclude(shared, part.state, row).await
 }
 
-/// Writes down what became of a part. The answer of the platform must not be lost, so this is tried until it succeeds or
-/// the broker ends; then the next one looks the part up.
+/// Writes down what became of a part. Where that fails the part stays as being sent, and is looked up.
 async fn conclude(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Result<(), StoreError> {
     let mut changes = vec![PartChange { expected, row: row.clone() }];
     if row.state == PartState::Refused {

@@ -102,6 +102,10 @@ pub fn looked_up(
     now: Timestamp,
 ) -> PartRow {
     let mut row = PartRow { state: PartState::Unknown, ..part.clone() };
+    if part.state == PartState::Sending {
+        // Until now the field counted attempts that surely had no effect.
+        row.look_ups = 0;
+    }
     let Some(settle) = settle else { return send_marked(row, now) };
     match result {
         Ok(found) => {
@@ -124,7 +128,7 @@ pub fn looked_up(
             }
             row
         }
-        Err(_) if part.look_ups + 1 >= MAX_LOOK_UPS => send_marked(row, now),
+        Err(_) if row.look_ups + 1 >= MAX_LOOK_UPS => send_marked(row, now),
         Err(HistoryError::Unavailable { retry_after, .. }) => {
             row.look_ups += 1;
             row.not_before = now.plus(retry_after.unwrap_or_else(|| back_off(row.look_ups, Duration::from_secs(30))));

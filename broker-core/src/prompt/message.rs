@@ -15,8 +15,8 @@ pub const MAX_PROMPT: usize = 200_000;
 const MAX_HISTORY: usize = 60_000;
 /// The most messages that go along in one list; the newest are kept.
 const MAX_CONTEXT: usize = 50;
-/// Where the wholes of cut messages are put, within the workspace.
-const FOLDER: &str = ".slack-messages";
+/// How the files with the wholes of cut messages begin. They stand at the top of the workspace.
+const PREFIX: &str = ".slack-message-";
 /// Shorter than this a text is not cut, in characters.
 const SHORTEST_CUT: usize = 100;
 
@@ -32,7 +32,7 @@ pub struct Composed {
 /// A file that holds what was too long for the prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overflow {
-    /// Its path within the workspace.
+    /// Its name at the top of the workspace.
     pub file_name: String,
     /// What it holds.
     pub content: String,
@@ -61,7 +61,7 @@ pub fn message(row: &InboxRow, context: &[InboxRow], workspace: &Path) -> Compos
     if fits(&text, MAX_PROMPT) {
         return Composed { text, overflow: None };
     }
-    let file_name = format!("{FOLDER}/{}.json", file_stem(message.id.as_str()));
+    let file_name = format!("{PREFIX}{}.json", file_stem(message.id.as_str()));
     let path = workspace.join(&file_name).display().to_string();
     let mut share = Share { message: MAX_PROMPT / 2, context: MAX_PROMPT / 50 };
     let mut text = compose(row, message, context, share, Some(&path));

@@ -173,9 +173,9 @@ fn what_is_too_long_is_cut_and_kept_in_a_file() {
     let composed = message(&row, &[bot("../x", &long)], Path::new("/data/workspace"));
     assert!(composed.text.chars().count() <= MAX_PROMPT);
     let overflow = composed.overflow.unwrap();
-    assert_eq!(overflow.file_name, ".slack-messages/1700000009.000100.json");
+    assert_eq!(overflow.file_name, ".slack-message-1700000009.000100.json");
     assert!(
-        composed.text.contains("\"whole_message_file\": \"/data/workspace/.slack-messages/1700000009.000100.json\"")
+        composed.text.contains("\"whole_message_file\": \"/data/workspace/.slack-message-1700000009.000100.json\"")
     );
     assert!(composed.text.contains("\"text_is_cut\": true"));
     let whole: serde_json::Value = serde_json::from_str(&overflow.content).unwrap();
@@ -183,7 +183,17 @@ fn what_is_too_long_is_cut_and_kept_in_a_file() {
     assert_eq!(whole["earlier_messages"].as_array().unwrap().len(), 60);
     assert_eq!(whole["messages_of_other_bots"][0]["text"], *long);
     let odd = message(&InboxRow { message: Some(chat("../../a", &long)), ..row }, &[], Path::new("/w"));
-    assert_eq!(odd.overflow.unwrap().file_name, ".slack-messages/_.._.._a.json");
+    assert_eq!(odd.overflow.unwrap().file_name, ".slack-message-_.._.._a.json");
+}
+
+#[tokio::test]
+async fn what_is_too_long_can_be_written_where_the_prompt_says() {
+    let workspace = tempfile::tempdir().unwrap();
+    let composed = message(&row(chat("1700000009.000100", &"long ".repeat(100_000))), &[], workspace.path());
+    let overflow = composed.overflow.unwrap();
+    crate::workspace::write_overflow(workspace.path(), &overflow).await.unwrap();
+    let path = workspace.path().join(&overflow.file_name);
+    assert!(composed.text.contains(&path.display().to_string()) && path.is_file());
 }
 
 #[test]

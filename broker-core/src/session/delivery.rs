@@ -27,6 +27,9 @@ impl SessionMachine {
 
     /// When the next row may be given that has to wait.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
+        if self.in_doubt() >= MAX_IN_DOUBT {
+            return None;
+        }
         let next = self.inbox.iter().find(|row| row.kind != InboxKind::Context && row.state == InboxState::Queued)?;
         (next.backfill != Backfill::Wanted).then_some(next.not_before)
     }
@@ -55,7 +58,7 @@ impl SessionMachine {
     fn give(&mut self, epoch: Epoch, now: Timestamp, draft: &mut Draft) {
         let Link::Open { thread, .. } = &self.link else { return };
         let thread = thread.clone();
-        let mut in_doubt = self.inbox.iter().filter(|row| row.state == InboxState::Given).count();
+        let mut in_doubt = self.in_doubt();
         for index in 0..self.inbox.len() {
             let row = &self.inbox[index];
             if row.kind == InboxKind::Context || row.state == InboxState::Given {
@@ -69,6 +72,8 @@ impl SessionMachine {
             row.state = InboxState::Given;
             row.given_to = Some(thread.clone());
             row.turn = None;
+            // When it counts as forgotten, should nobody ever answer.
+            row.not_before = now.plus(FORGOTTEN_AFTER);
             if row.kind == InboxKind::Message {
                 row.late = row.at < self.newest_given;
                 self.newest_given = self.newest_given.max(row.at);
@@ -79,6 +84,10 @@ impl SessionMachine {
             let input = AgentInput { id: self.inbox[index].id.clone(), text };
             draft.effects.push(Effect::Submit { thread: thread.clone(), input, overflow });
         }
+    }
+
+    fn in_doubt(&self) -> usize {
+        self.inbox.iter().filter(|row| row.state == InboxState::Given).count()
     }
 
     fn compose(&self, index: usize) -> Composed {
@@ -109,6 +118,10 @@ impl SessionMachine {
         let Some(index) = self.inbox.iter().position(|row| row.id == *input) else { return };
         let row = self.delivered(index, turn, draft);
         self.count_input(row.kind, draft);
+        if row.kind == InboxKind::Message {
+            // What was said before is no answer to this.
+            self.unsignal(draft);
+        }
         self.record.last_activity = now;
     }
 
@@ -133,7 +146,11 @@ impl SessionMachine {
         now: Timestamp,
         draft: &mut Draft,
     ) {
-        if let Ok(Submitted { turn }) = &result {
+        // Replies and events come on different ways: while another turn is not known to have ended, the word that this one
+        // began is still to come.
+        if let Ok(Submitted { turn }) = &result
+            && self.turn.is_none()
+        {
             self.adopt(turn, now, draft);
         }
         // A row that is no longer here was cancelled or is already in the history.
@@ -152,13 +169,12 @@ impl SessionMachine {
                 self.again(index, "the agent runtime was not available", now, draft);
                 if matches!(self.link, Link::Open { .. }) {
                     self.link = Link::Closed { retry_at: now, failures: 0 };
+                    self.settling = None;
                 }
             }
             Err(SubmitError::Refused { reason }) => self.again(index, &reason, now, draft),
             Err(SubmitError::Unknown { .. }) => {
-                let row = &mut self.inbox[index];
-                row.attempts += 1;
-                row.not_before = now.plus(FORGOTTEN_AFTER);
+                self.inbox[index].attempts += 1;
                 draft.row(&self.inbox[index]);
             }
         }
@@ -181,16 +197,17 @@ impl SessionMachine {
     /// A row was surely not given: it waits again, or is parked after too many tries.
     fn again(&mut self, index: usize, reason: &str, now: Timestamp, draft: &mut Draft) {
         self.inbox[index].attempts += 1;
-        self.queue_or_park(index, reason, now, draft);
+        let wait = back_off(self.inbox[index].attempts, OPEN_BACK_OFF);
+        self.queue_or_park(index, reason, (now, wait), draft);
     }
 
-    fn queue_or_park(&mut self, index: usize, reason: &str, now: Timestamp, draft: &mut Draft) {
+    fn queue_or_park(&mut self, index: usize, reason: &str, (now, wait): (Timestamp, Duration), draft: &mut Draft) {
         let row = &mut self.inbox[index];
         let attempts = row.attempts;
         if attempts < MAX_ATTEMPTS {
             row.state = InboxState::Queued;
             row.turn = None;
-            row.not_before = if attempts == 0 { now } else { now.plus(back_off(attempts, OPEN_BACK_OFF)) };
+            row.not_before = now.plus(wait);
             draft.row(&self.inbox[index]);
             return;
         }
@@ -277,10 +294,19 @@ impl SessionMachine {
             self.record.agent_confirmed = true;
             return Some(row.kind);
         }
-        if barrier == Barrier::Missing {
-            self.inbox[index].attempts = MAX_ATTEMPTS;
-        }
-        self.queue_or_park(index, "the agent runtime gave no answer, so it may have it or not", now, draft);
+        let row = &mut self.inbox[index];
+        let reason = if barrier == Barrier::Missing {
+            row.attempts = MAX_ATTEMPTS;
+            "the agent runtime gave no answer, so it may have it or not"
+        } else {
+            // One that was accepted and is not there counts too: else an input that ends each turn before it is taken would
+            // be given for ever. One whose submit failed was counted then.
+            row.attempts += u32::from(row.turn.is_some());
+            "the agent runtime accepted it and did not take it"
+        };
+        // The first time is most likely a steer that came a moment too late: that is given at once.
+        let wait = if row.attempts > 1 { back_off(row.attempts, OPEN_BACK_OFF) } else { Duration::ZERO };
+        self.queue_or_park(index, reason, (now, wait), draft);
         None
     }
 
@@ -288,12 +314,8 @@ impl SessionMachine {
         for id in &settling.ids {
             if let Some(index) = self.inbox.iter().position(|row| row.id == *id) {
                 self.inbox[index].attempts = MAX_ATTEMPTS;
-                self.queue_or_park(
-                    index,
-                    "the agent's history could not be read, so it may have it or not",
-                    now,
-                    draft,
-                );
+                let reason = "the agent's history could not be read, so it may have it or not";
+                self.queue_or_park(index, reason, (now, Duration::ZERO), draft);
             }
         }
         if settling.barrier == Barrier::Reopened {
@@ -344,8 +366,13 @@ impl SessionMachine {
         self.link = Link::Open { thread: opened.thread, epoch: opened.epoch };
         self.progress_at = now;
         if !new_process {
+            // Turns may have ended meanwhile, when their inputs could not be looked for.
+            for turn in self.ended.clone() {
+                self.settle_ended(&turn, draft);
+            }
             return;
         }
+        self.forget_process();
         if opened.running.is_some() && opened.running == self.record.running_turn {
             return;
         }
@@ -370,6 +397,7 @@ impl SessionMachine {
             if row.state == InboxState::Given {
                 row.state = InboxState::Queued;
                 row.turn = None;
+                row.not_before = now;
                 draft.row(row);
             }
         }
@@ -412,6 +440,11 @@ impl SessionMachine {
             return;
         }
         self.link = Link::Closed { retry_at: now, failures: 0 };
+        self.forget_process();
+    }
+
+    /// What was under way with a process that is gone is over.
+    fn forget_process(&mut self) {
         self.calls.clear();
         self.settling = None;
         self.interrupting = None;

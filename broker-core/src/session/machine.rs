@@ -10,8 +10,8 @@ use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, RequestId, TurnId}
 use crate::chat::{Author, ChatTime, PersonId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::store::{
-    Backfill, Fence, InboxKind, InboxRow, InboxState, JournalId, PartRow, PostId, Revision, SessionCommit, SessionId,
-    SessionRecord, SessionRows, TurnRow,
+    Backfill, Fence, InboxKind, InboxRow, InboxState, JournalId, PartRow, PartState, PostId, Revision, SessionCommit,
+    SessionId, SessionRecord, SessionRows, TurnRow,
 };
 
 /// The link to the agent's thread.
@@ -68,6 +68,7 @@ pub(super) struct Interrupting {
 pub(super) struct TurnPost {
     pub(super) post: PostId,
     pub(super) beginning: String,
+    /// Whether it stands in the thread or is on its way there.
     pub(super) arrived: bool,
 }
 
@@ -148,7 +149,7 @@ impl SessionMachine {
             .map(|part| TurnPost {
                 post: part.post.clone(),
                 beginning: super::speech::beginning(&part.body),
-                arrived: part.state == crate::store::PartState::Sent,
+                arrived: !matches!(part.state, PartState::Refused | PartState::Dropped),
             })
             .collect();
         Some(Self {
@@ -323,10 +324,13 @@ impl SessionMachine {
         draft.read.extend(arrival.journal);
         let message = arrival.message;
         let first = self.revision == Revision::default();
+        // A conversation that the agent has lost begins anew with what Slack knows of it.
+        let anew = self.record.agent_thread.is_none() && !self.inbox.iter().any(|row| row.kind == InboxKind::Message);
         let kind = if arrival.instructs { InboxKind::Message } else { InboxKind::Context };
         // A `-stop` that was written later has already covered it.
         let stopped = message.at < self.record.stopped_at;
-        let wants_history = first && message.thread_root.is_some() && self.around.initial_history > 0;
+        let wants_history =
+            arrival.instructs && (first || anew) && message.thread_root.is_some() && self.around.initial_history > 0;
         let id = self.input_id(draft);
         let row = InboxRow {
             id: id.clone(),
@@ -446,7 +450,7 @@ impl SessionMachine {
             None if open => self.forgotten().map(|row| row.not_before).min(),
             _ => None,
         };
-        let settling = self.settling.as_ref().and_then(|settling| settling.retry_at);
+        let settling = self.settling.as_ref().and_then(|settling| settling.retry_at).filter(|_| open);
         let interrupting = self.interrupting.as_ref().map(|interrupting| interrupting.until);
         let call = self.calls.iter().map(|call| call.until).min();
         [link, row, idle, forgotten, settling, interrupting, call, self.stop_until].into_iter().flatten().min()

@@ -165,6 +165,8 @@ pub enum Effect {
         /// How many.
         limit: usize,
     },
+    /// Inputs that were not yet handed to the agent are not handed to it any more: `-stop` came first.
+    DropSubmits,
     /// New parts wait in the outbox.
     Flush,
 }

@@ -16,6 +16,9 @@ use crate::thread_tools::{self, ToolCommand};
 /// How much of a post an agent is reminded of, in characters.
 const BEGINNING: usize = 200;
 
+/// Posts of a turn that an agent is reminded of after a crash: the latest.
+const MAX_REMINDED: usize = 50;
+
 /// The beginning of a part.
 pub(super) fn beginning(body: &PartBody) -> String {
     match body {
@@ -29,7 +32,7 @@ impl SessionMachine {
         self.post_for(kind, markdown, None, now, draft);
     }
 
-    /// Posts a text, cut to the longest post there is.
+    /// Posts a text, cut to the longest post there is. `false` when nothing is left of it once it is rendered.
     pub(super) fn post_for(
         &mut self,
         kind: PostKind,
@@ -37,14 +40,18 @@ impl SessionMachine {
         turn: Option<TurnId>,
         now: Timestamp,
         draft: &mut Draft,
-    ) {
+    ) -> bool {
         let mut bodies = (self.around.render)(&AgentText::new(markdown));
         if bodies.len() > MAX_PARTS {
             let left_out = bodies.len() - (MAX_PARTS - 1);
             bodies.truncate(MAX_PARTS - 1);
             bodies.extend((self.around.render)(&AgentText::new(prompt::cut_answer(left_out))));
         }
+        if bodies.is_empty() {
+            return false;
+        }
         self.plan(kind, bodies, turn, now, draft);
+        true
     }
 
     /// Plans the parts of a post.
@@ -62,7 +69,10 @@ impl SessionMachine {
         if turn.is_some()
             && let Some(first) = bodies.first()
         {
-            self.turn_posts.push(TurnPost { post: post.clone(), beginning: beginning(first), arrived: false });
+            if self.turn_posts.len() == MAX_REMINDED {
+                self.turn_posts.remove(0);
+            }
+            self.turn_posts.push(TurnPost { post: post.clone(), beginning: beginning(first), arrived: true });
         }
         for (number, body) in (1..).zip(bodies) {
             let place = self.number(draft);
@@ -176,6 +186,15 @@ impl SessionMachine {
     fn signal(&mut self, kind: PostKind, reason: Option<String>, draft: &mut Draft) {
         if let Some(turn) = &mut self.turn {
             turn.signal = Some((kind, reason));
+            draft.turn(turn);
+        }
+    }
+
+    /// The running turn owes an answer again.
+    pub(super) fn unsignal(&mut self, draft: &mut Draft) {
+        if let Some(turn) = &mut self.turn
+            && turn.signal.take().is_some()
+        {
             draft.turn(turn);
         }
     }

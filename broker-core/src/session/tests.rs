@@ -115,8 +115,18 @@ impl Rig {
             self.parts.extend(commit.parts);
         }
         self.compare();
+        self.cannot_spin();
         self.effects.extend(effects.clone());
         effects
+    }
+
+    /// A deadline that has come is one at which something happens: else the task around the machine would spin.
+    fn cannot_spin(&self) {
+        let Some(deadline) = self.machine.deadline().filter(|deadline| *deadline <= self.now) else { return };
+        let mut copy = self.machine.clone();
+        let Step { commit, effects } = copy.handle(SessionInput::Tick, self.now);
+        let still = copy.deadline().is_some_and(|deadline| deadline <= self.now);
+        assert!(!commit.is_empty() || !effects.is_empty() || !still, "nothing happens at {deadline:?}");
     }
 
     fn rows(&self) -> SessionRows {
@@ -386,8 +396,8 @@ fn a_stop_takes_back_everything_that_was_said_before_it() {
     assert_eq!(rig.posted(), [(PostKind::Notice, prompt::STOPPED.to_owned())], "parts that waited are dropped");
     // What is said while the turn is being stopped waits for its end.
     assert_eq!(given(&rig.say(103, "rather this")), Vec::<String>::new());
-    let effects = rig.end("t1", TurnOutcome::Interrupted);
-    assert_eq!(given(&effects).len(), 1);
+    rig.end("t1", TurnOutcome::Interrupted);
+    assert_eq!(given(&rig.pass(STOP_WINDOW)).len(), 1);
     assert_eq!(rig.posted().len(), 1, "nobody is told of an interrupt that they asked for");
 }
 
@@ -608,4 +618,98 @@ fn the_same_failure_is_told_once_in_five_minutes() {
         rig.end(turn, failed());
         assert_eq!(rig.posted().len(), told, "{turn}");
     }
+}
+
+#[test]
+fn a_reply_that_overtakes_the_end_of_the_turn_before_loses_nothing() {
+    let mut rig = Rig::running();
+    rig.say(101, "more");
+    rig.accept("s-i2", "t2");
+    rig.finish("t1", Some("the answer"));
+    assert_eq!(rig.posted(), [(PostKind::Final, "the answer".to_owned())]);
+    rig.step(SessionInput::Agent(AgentEvent::TurnStarted {
+        thread: AgentThreadId::new("th"),
+        turn: TurnId::new("t2"),
+    }));
+    rig.record("s-i2", "t2");
+    rig.finish("t2", Some("the second"));
+    assert_eq!(rig.posted().len(), 2);
+}
+
+#[test]
+fn a_row_that_is_given_again_is_not_taken_for_forgotten() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    let result = Err(SubmitError::Unknown { limit: Duration::from_secs(30) });
+    rig.step(SessionInput::Submitted { row: InputId::new("s-i1"), result });
+    rig.step(SessionInput::Agent(AgentEvent::Down { epoch: Epoch(1), reason: "hung".to_owned() }));
+    rig.open(2);
+    assert_eq!(given(&rig.step(fates(&[("s-i1", Fate::Absent)]))), ["s-i1"]);
+    assert_eq!(rig.pass(Duration::from_secs(1)), [], "the answer is still on its way");
+    rig.accept("s-i1", "t1");
+    rig.record("s-i1", "t1");
+    assert_eq!(rig.state("s-i1"), InboxState::Delivered);
+}
+
+#[test]
+fn an_input_that_is_never_taken_is_not_given_for_ever() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    let failed = || TurnOutcome::Failed { cause: FailureCause::UsageLimit, message: "limit".to_owned() };
+    let mut times = 1;
+    for turn in 1..=20 {
+        let turn = format!("t{turn}");
+        rig.accept("s-i1", &turn);
+        rig.end(&turn, failed());
+        rig.step(fates(&[("s-i1", Fate::Absent)]));
+        if rig.state("s-i1") == InboxState::Parked {
+            break;
+        }
+        if rig.state("s-i1") == InboxState::Queued {
+            rig.now = rig.machine.deadline().unwrap();
+            rig.step(SessionInput::Tick);
+        }
+        times += 1;
+    }
+    assert_eq!((rig.state("s-i1"), times), (InboxState::Parked, MAX_ATTEMPTS));
+}
+
+#[test]
+fn more_inputs_than_may_be_in_doubt_wait() {
+    let mut rig = Rig::running();
+    for n in 0..=MAX_IN_DOUBT as u64 {
+        rig.say(101 + n, "more");
+    }
+    let in_doubt = rig.inbox.values().filter(|row| row.state == InboxState::Given).count();
+    assert_eq!(in_doubt, MAX_IN_DOUBT);
+    let first = rig.inbox.values().find(|row| row.state == InboxState::Given).unwrap().id.to_string();
+    rig.accept(&first, "t1");
+    rig.record(&first, "t1");
+    assert_eq!(rig.inbox.values().filter(|row| row.state == InboxState::Given).count(), MAX_IN_DOUBT);
+}
+
+#[test]
+fn a_process_that_dies_while_its_thread_is_opened_anew_leaves_nothing_behind() {
+    let mut rig = Rig::running();
+    rig.say(101, "more");
+    let result = Err(SubmitError::Unavailable { reason: "gone".to_owned() });
+    let effects = rig.step(SessionInput::Submitted { row: InputId::new("s-i2"), result });
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Open { .. })));
+    rig.step(SessionInput::Agent(AgentEvent::Down { epoch: Epoch(1), reason: "gone".to_owned() }));
+    let effects = rig.open(2);
+    let kinds: Vec<_> = rig.inbox.values().map(|row| (row.kind, row.state)).collect();
+    assert!(kinds.contains(&(InboxKind::Continuation, InboxState::Given)), "{kinds:?} after {effects:?}");
+    assert!(rig.machine.rows().turn.is_none(), "the old turn is over");
+}
+
+#[test]
+fn an_answer_to_what_joined_after_a_final_is_posted() {
+    let mut rig = Rig::running();
+    rig.tool("1", "post", json!({"text": "done", "kind": "final"}));
+    rig.step(SessionInput::Message(arrival(101, "one more thing", Some("100"))));
+    let id = rig.inbox.values().find(|row| row.at == ChatTime::from_micros(101_000_000)).unwrap().id.to_string();
+    rig.accept(&id, "t1");
+    rig.record(&id, "t1");
+    rig.finish("t1", Some("that too"));
+    assert_eq!(rig.posted().last().unwrap(), &(PostKind::Final, "that too".to_owned()));
 }

@@ -1,7 +1,7 @@
 //! The life of a turn: how it begins, how it ends and what is said of that, `-stop`.
 
 use super::machine::{Draft, Link};
-use super::{Arrival, STOP_WINDOW, SessionMachine};
+use super::{Arrival, Effect, STOP_WINDOW, SessionMachine};
 use crate::agent::{AgentAnswer, InterruptError, TurnId, TurnOutcome};
 use crate::chat::ChatTime;
 use crate::clock::Timestamp;
@@ -16,7 +16,9 @@ impl SessionMachine {
         }
         // The runtime runs one turn at a time: an older one has ended without a word.
         if let Some(older) = self.turn.take() {
+            let id = older.id.clone();
             self.end_turn(older, TurnEnd::Cut, now, draft);
+            self.settle_ended(&id, draft);
         }
         let thread = match (&self.link, &self.record.agent_thread) {
             (Link::Open { thread, .. }, _) | (_, Some(thread)) => thread.clone(),
@@ -41,7 +43,6 @@ impl SessionMachine {
         self.record.running_turn = Some(turn.clone());
         self.progress_at = now;
         if stopped {
-            self.stop_until = None;
             self.interrupt(turn, false, now, draft);
         }
     }
@@ -76,7 +77,6 @@ impl SessionMachine {
         self.adopt(id, now, draft);
         let Some(turn) = self.turn.take() else { return };
         let idle = self.interrupting.take_if(|known| known.turn == *id).is_some_and(|known| known.idle);
-        self.stop_until = None;
         let end = match &outcome {
             TurnOutcome::Completed { .. } => TurnEnd::Completed,
             TurnOutcome::Interrupted => TurnEnd::Interrupted,
@@ -105,8 +105,10 @@ impl SessionMachine {
         if let Some(text) = final_text
             && !text.trim().is_empty()
         {
-            self.post_for(PostKind::Final, &text, Some(turn.id.clone()), now, draft);
-            return;
+            // Text that is nothing but comments renders to nothing, which is silence too.
+            if self.post_for(PostKind::Final, &text, Some(turn.id.clone()), now, draft) {
+                return;
+            }
         }
         // A silent end. Whoever wrote in the meantime wakes the agent anyway, and a turn that took nothing owes nothing.
         let somebody_waits = self.inbox.iter().any(|row| row.kind == InboxKind::Message);
@@ -220,15 +222,20 @@ impl SessionMachine {
             starting |= row.state == InboxState::Given;
             self.close(index, InboxState::Cancelled, draft);
         }
-        self.settling = None;
+        if let Some(settling) = &mut self.settling {
+            settling.ids.retain(|id| self.inbox.iter().any(|row| row.id == *id));
+        }
+        self.settling.take_if(|settling| settling.ids.is_empty());
         self.refuse_calls(draft);
+        if starting {
+            draft.effects.push(Effect::DropSubmits);
+            self.stop_until = Some(now.plus(STOP_WINDOW));
+        }
         if let Some(turn) = &mut self.turn {
             turn.stopped = true;
             draft.turn(turn);
             let id = turn.id.clone();
             self.interrupt(&id, false, now, draft);
-        } else if starting {
-            self.stop_until = Some(now.plus(STOP_WINDOW));
         }
         any
     }
@@ -236,7 +243,7 @@ impl SessionMachine {
     fn refuse_calls(&mut self, draft: &mut Draft) {
         for call in self.calls.drain(..) {
             let answer = AgentAnswer::Tool { success: false, text: prompt::STOPPED_BY_PERSON.to_owned() };
-            draft.effects.push(super::Effect::Answer { request: call.request, answer });
+            draft.effects.push(Effect::Answer { request: call.request, answer });
         }
     }
 }
