@@ -92,7 +92,7 @@ impl World {
     ///
     /// When it has not within [`ANSWER`].
     pub async fn file_of_agent(&self, name: &str) -> PathBuf {
-        let sessions = self.folder.path().join("sessions");
+        let sessions = self.data().join("sessions");
         let found = poll(ANSWER, async || find_file(&sessions, name, 6)).await;
         found.unwrap_or_else(|| panic!("no command made `{name}`; {}", self.broker.last_lines(40)))
     }
@@ -152,10 +152,11 @@ fn prepare(
     env: &[(&str, &str)],
 ) -> Start {
     let at = |name: &str| folder.path().join(name);
-    for name in ["data", "codex-home", "cwd", "home"] {
+    for name in ["data/codex-home", "cwd", "home"] {
         std::fs::create_dir_all(at(name)).expect("a folder of the test");
     }
-    std::fs::write(at("codex-home/config.toml"), codex_config(&model.base_url())).expect("the configuration of Codex");
+    std::fs::write(at("data/codex-home/config.toml"), codex_config(&model.base_url()))
+        .expect("the configuration of Codex");
     std::fs::write(at("cwd/.env"), "# canary-env-file\nSHUTDOWN_GRACE_MS=3000\n").expect("an .env");
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let usual = [
@@ -171,9 +172,7 @@ fn prepare(
         ("PORT", "0".to_owned()),
         ("LOG_LEVEL", "debug".to_owned()),
     ];
-    let usual =
-        usual.into_iter().chain([("CODEX_HOME", text(at("codex-home"))), ("SESSIONS_ROOT", text(at("sessions")))]); // TEMP
-    let mut all: BTreeMap<String, String> = usual.map(|(name, value)| (name.to_owned(), value)).collect();
+    let mut all: BTreeMap<String, String> = usual.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     Start { env: all, cwd: at("cwd") }
 }

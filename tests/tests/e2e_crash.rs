@@ -1,4 +1,5 @@
 #![forbid(unsafe_code)]
+#![expect(clippy::expect_used, reason = "the helpers of a test fail by panicking")]
 //! Restarts and crashes, end to end: nothing said is lost, nothing is given or posted twice, and a turn that was cut goes
 //! on or is told of.
 

@@ -1,4 +1,5 @@
 #![forbid(unsafe_code)]
+#![expect(clippy::expect_used, reason = "the helpers of a test fail by panicking")]
 //! What an agent's commands can reach, end to end, in the real sandbox.
 
 use std::path::Path;

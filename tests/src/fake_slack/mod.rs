@@ -67,6 +67,12 @@ pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// The `envelope_id` of a frame, by its look: the frame may be no JSON.
+pub fn envelope_id(text: &str) -> Option<String> {
+    let rest = text.split_once("\"envelope_id\"")?.1.trim_start().strip_prefix(':')?;
+    rest.trim_start().strip_prefix('"')?.split_once('"').map(|(id, _)| id.to_owned())
+}
+
 /// What the parts of the fake share.
 #[derive(Debug)]
 struct Shared {
@@ -263,9 +269,7 @@ impl FakeSlack {
     pub fn send_raw_frame(&self, frame: impl Into<Frame>) -> bool {
         let frame = frame.into();
         let id = match &frame {
-            Frame::Text(text) => serde_json::from_str::<Value>(text.as_str())
-                .ok()
-                .and_then(|value| value.get("envelope_id")?.as_str().map(str::to_owned)),
+            Frame::Text(text) => envelope_id(text.as_str()),
             _ => None,
         };
         self.shared.state.change(|state| {
