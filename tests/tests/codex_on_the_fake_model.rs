@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of a test fail by panicking")]
 //! The real Codex program takes the fake model for a model. What the end-to-end tests rely on is shown here without a
 //! broker, so that a failure there can be placed.
 
