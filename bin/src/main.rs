@@ -75,6 +75,7 @@ fn serve() -> ExitCode {
             return complain(&Failure::new(Exit::CannotCreate, what));
         }
     };
+    raise_file_limit();
     let ended = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let ended = runtime.block_on(run::serve(&config, &log));
@@ -93,6 +94,17 @@ fn serve() -> ExitCode {
             tracing::error!(exit_code = failure.exit as u8, "ended: {failure}");
             code(failure.exit)
         }
+    }
+}
+
+/// Sockets, files and, in Codex, two descriptors for each thread that is loaded: the usual soft limit of 1,024 is for programs
+/// that use `select`.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
     }
 }
 

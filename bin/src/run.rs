@@ -257,6 +257,7 @@ fn codex_config(config: &Config) -> CodexConfig {
     let (folders, codex) = (&config.folders, &config.codex);
     let mut denied = vec![folders.env_file.clone()];
     denied.extend(folders.log_dir.clone());
+    denied.extend(codex.auth_json.clone());
     CodexConfig {
         bin: codex.bin.clone(),
         data_root: folders.data_root.clone(),

@@ -181,8 +181,63 @@ pub(crate) fn private_folder(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Makes a folder in one that an agent can write: whatever else has its name goes, and no link is followed.
+pub(crate) fn private_folder_within(parent: &Path, name: &str) -> std::io::Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    use std::io::{Error, ErrorKind};
+    use std::os::unix::fs::DirBuilderExt;
+
+    let path = parent.join(name);
+    // An agent that puts something else there at this very moment may spoil a try, and nothing more.
+    for _ in 0..3 {
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let folder = rustix::fs::open(&path, flags, Mode::empty())?;
+                return Ok(rustix::fs::fchmod(&folder, Mode::RWXU)?);
+            }
+            Ok(_) => std::fs::remove_file(&path)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                    Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::other("something else keeps coming in its place"))
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn no_link_is_followed_in_a_folder_of_the_agents() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let root = tempfile::tempdir().expect("a folder");
+        let (workspace, outside) = (root.path().join("workspace"), root.path().join("outside"));
+        for folder in [&workspace, &outside] {
+            std::fs::create_dir(folder).expect("a folder");
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        }
+        for trick in ["link", "dangling", "file", "folder"] {
+            let tmp = workspace.join(".tmp");
+            match trick {
+                "link" => std::os::unix::fs::symlink(&outside, &tmp).expect("a link"),
+                "dangling" => std::os::unix::fs::symlink("/nowhere", &tmp).expect("a link"),
+                "file" => std::fs::write(&tmp, "x").expect("a file"),
+                _ => std::fs::create_dir(&tmp).expect("a folder"),
+            }
+            super::private_folder_within(&workspace, ".tmp").expect(trick);
+            let found = std::fs::symlink_metadata(&tmp).expect(trick);
+            assert!(found.is_dir() && found.permissions().mode() & 0o777 == 0o700, "{trick}");
+            std::fs::remove_dir(&tmp).expect(trick);
+        }
+        let mode = std::fs::metadata(&outside).expect("outside").permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "what a link leads to is left alone");
+    }
+
     use super::*;
 
     fn shell(script: &str) -> Launch {

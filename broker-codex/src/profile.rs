@@ -98,7 +98,8 @@ impl Profile {
         let tmp = folder(&runtime_home.join("tmp"))?;
         let codex_home = folder(&config.codex_home)?;
         let operator = config.operator_home.iter().flat_map(|home| KEYS.iter().map(|key| home.join(key)));
-        let denied = config.denied.iter().cloned().chain(operator).map(|path| real(&path)).collect();
+        let sockets = doors(config);
+        let denied = config.denied.iter().cloned().chain(operator).chain(sockets).map(|path| real(&path)).collect();
         let places = Places { data_root: &data_root, codex_home: &codex_home, home: &home, tmp: &tmp };
         let patterns: Vec<_> = config.pass_env.iter().chain(&config.agent_pass_env).cloned().collect();
         let codex_env = environment::of_codex(&config.env, &patterns, &places);
@@ -252,6 +253,26 @@ impl Profile {
             )),
         }
     }
+}
+
+/// Where sockets lie through which a command could have something done outside of the sandbox, or with the operator's keys.
+///
+/// With the network on, the sandbox lets a command connect to any Unix socket that it can see (measured with 0.169.0); of
+/// these paths it sees nothing. Abstract sockets have no path and stay reachable.
+fn doors(config: &CodexConfig) -> Vec<PathBuf> {
+    let uid = rustix::process::getuid().as_raw();
+    let mut doors = vec![PathBuf::from(format!("/run/user/{uid}"))];
+    doors.extend(["/run/docker.sock", "/run/podman", "/run/containerd", "/run/dbus"].map(PathBuf::from));
+    let folders = ["XDG_RUNTIME_DIR", "SSH_AUTH_SOCK"].into_iter().filter_map(|name| {
+        // What the operator passes on to the agent is meant to be used by it.
+        let passed = config.agent_pass_env.iter().any(|pattern| pattern.matches(name));
+        let path = PathBuf::from(config.env.get(name).filter(|path| !path.is_empty() && !passed)?);
+        if name == "SSH_AUTH_SOCK" { path.parent().map(Path::to_path_buf) } else { Some(path) }
+    });
+    // A socket right in a shared folder does not close the whole folder.
+    let shared = ["/", "/tmp", "/run", "/var/run", "/var/tmp", "/home"].map(Path::new);
+    doors.extend(folders.filter(|path| path.is_absolute() && !shared.contains(&path.as_path())));
+    doors
 }
 
 /// A folder that is ours: made when missing, and closed to everybody else.

@@ -21,7 +21,7 @@ use crate::board::Board;
 use crate::config::{CodexConfig, SandboxMode, StartError};
 use crate::connection::Connection;
 use crate::history;
-use crate::process::{GRACE, private_folder};
+use crate::process::{GRACE, private_folder, private_folder_within};
 use crate::profile::{Profile, WORKSPACE};
 use crate::rpc::CallError;
 use crate::supervisor::{Line, Supervisor};
@@ -150,7 +150,8 @@ impl Codex {
     async fn workspace(&self, path: &Path) -> Result<PathBuf, OpenError> {
         let given = path.to_path_buf();
         let work = move || {
-            private_folder(&given.join(".tmp"))?;
+            private_folder(&given)?;
+            private_folder_within(&given, ".tmp")?;
             given.canonicalize()
         };
         let unavailable = |error: String| OpenError::Unavailable {

@@ -143,6 +143,10 @@ fn refusal(error: &CallError, resuming: bool) -> OpenError {
     if resuming && (remote.says("no rollout found") || remote.says("invalid session id")) {
         return OpenError::Lost;
     }
+    if remote.says("os error 24") || remote.says("No file descriptors") {
+        let reason = format!("{remote}; raise the limit of open files (ulimit -n, LimitNOFILE) and restart the broker");
+        return OpenError::Unavailable { reason };
+    }
     if remote.is_overload() {
         return OpenError::Unavailable { reason: remote.to_string() };
     }

@@ -36,11 +36,11 @@ impl Policy {
     pub fn at_sight(&self, message: &ChatMessage) -> Option<Verdict> {
         match &message.author {
             Author::Own => Some(Verdict::ContextOnly),
-            Author::Bot { id, .. } => Some(if self.bots.contains(id) || self.bots.contains("*") {
-                Verdict::Instruct
-            } else {
-                Verdict::ContextOnly
-            }),
+            Author::Bot { id, other_ids, .. } => {
+                let mut ids = other_ids.iter().chain([id]);
+                let named = self.bots.contains("*") || ids.any(|id| self.bots.contains(id));
+                Some(if named { Verdict::Instruct } else { Verdict::ContextOnly })
+            }
             Author::Person { id, team } => {
                 let named = self.users.contains(id)
                     || self.channels.contains(&message.conversation.conversation)

@@ -219,6 +219,9 @@ pub enum Author {
     Bot {
         /// Its user id, bot id or app id: the most telling one there is.
         id: String,
+        /// Its other ids.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        other_ids: Vec<String>,
         /// The name it shows.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         name: Option<String>,

@@ -1,6 +1,6 @@
 //! The folders of sessions.
 //!
-//! A session's workspace is `<sessions root>/<folder>/workspace`. Its `.tmp` is the agent's `TMPDIR`, its
+//! A session's workspace is `<sessions root>/<folder>/workspace`;
 //! messages that were too long for the prompt stand beside it.
 
 use std::io;
@@ -43,7 +43,7 @@ pub fn path(sessions_root: &Path, folder: &str) -> PathBuf {
     sessions_root.join(folder).join("workspace")
 }
 
-/// Makes the workspace and its temporary folder, readable by nobody else.
+/// Makes the workspace, readable by nobody else.
 ///
 /// # Errors
 ///
@@ -53,7 +53,7 @@ pub async fn prepare(workspace: &Path) -> io::Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     builder.mode(0o700);
-    builder.create(workspace.join(".tmp")).await
+    builder.create(workspace).await
 }
 
 /// Writes a message that was too long for the prompt.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use broker_core::chat::Intake;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -254,8 +254,15 @@ impl Serving {
         let (envelope, cut) = head.envelope(raw.into(), self.board.now());
         self.board.received(head.envelope_id.is_some(), cut);
         let (intake, board) = (Arc::clone(&self.intake), Arc::clone(&self.board));
+        // The first step is taken here and not in the task, so that envelopes reach the store in the order of their coming.
+        let mut accept = Box::pin(async move { intake.accept(envelope).await });
+        let at_once = (&mut accept).now_or_never();
         self.accepts.spawn(async move {
-            match intake.accept(envelope).await {
+            let accepted = match at_once {
+                Some(accepted) => accepted,
+                None => accept.await,
+            };
+            match accepted {
                 Ok(_) => head.envelope_id,
                 Err(error) => {
                     tracing::warn!(%error, "an envelope was not committed; slack will send it again");

@@ -118,8 +118,10 @@ fn author(message: &Value, frame: Frame<'_>) -> Option<Author> {
             let name = lenient::text(message, "username")
                 .or_else(|| lenient::text(message.get("bot_profile")?, "name"))
                 .map(str::to_owned);
-            let id = user.or(bot).or(app).map(str::to_owned).or_else(|| name.clone())?;
-            Some(Author::Bot { id, name })
+            let mut ids = [user, bot, app].into_iter().flatten().map(str::to_owned);
+            // A name identifies nobody, so it is marked as one and can never be the id that an operator listed.
+            let id = ids.next().or_else(|| name.as_ref().map(|name| format!("name:{name}")))?;
+            Some(Author::Bot { id, other_ids: ids.collect(), name })
         }
     }
 }

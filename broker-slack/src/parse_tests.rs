@@ -252,7 +252,7 @@ fn one_odd_field_never_costs_a_message() {
         (
             r#"{"type":"message","channel":"C1","username":"hook","ts":"1700000000.000100","text":"a"}"#,
             "a",
-            "bot hook",
+            "bot name:hook",
             None,
             0,
         ),

@@ -44,10 +44,12 @@ impl Keeper {
         let mut waits = Waits::new(self.limits);
         let mut links = JoinSet::new();
         let mut current: Option<Signals> = None;
-        while let Some(link) = self.open(&mut waits, &stop).await {
+        loop {
+            // Before one is opened: an open link has to be served at once.
             while links.len() >= MAX_ENDING {
                 links.join_next().await;
             }
+            let Some(link) = self.open(&mut waits, &stop).await else { break };
             let opened = Instant::now();
             let signals = Signals { stop: stop.clone(), ..Signals::default() };
             links.spawn(link.serve(Arc::clone(&self.intake), Arc::clone(&self.board), signals.clone()));

@@ -72,7 +72,8 @@ async fn build() -> PathBuf {
 }
 
 /// A folder of one test below the target folder, not in `/tmp`: what an agent may see of that is part of the tests.
-/// Removed, with every process that belongs to it, when it is dropped; `BROKER_TEST_KEEP=1` keeps the files.
+/// Removed, with every process that belongs to it, when it is dropped; `BROKER_TEST_KEEP=1` keeps the files until
+/// the next run.
 #[derive(Debug)]
 pub struct TestFolder {
     path: PathBuf,

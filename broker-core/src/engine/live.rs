@@ -287,7 +287,7 @@ impl Session {
 
     /// A reply that came before the mention. What was written before it too is part of the history that goes along.
     fn take_up(&mut self, row: JournalRow, mention: ChatTime) {
-        let Parsed::Message(message) = self.shared.parts.transport.parse(&row.envelope) else { return };
+        let Parsed::Message(message) = router::parse(&self.shared, &row) else { return };
         if !self.shared.registry.take_in(row.id) {
             return;
         }

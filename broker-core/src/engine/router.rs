@@ -1,9 +1,12 @@
 //! Reads journal rows and says which session they are for.
 
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::registry::{self, Letter};
 use super::{Shared, live};
@@ -14,6 +17,8 @@ use crate::store::{JournalFate, JournalId, JournalRow, StoreError};
 
 /// Rows that may wait for the router; over it they are found in the journal.
 const QUEUE: usize = 1024;
+/// How long a row is waited for when a later one is here already.
+const GAP: Duration = Duration::from_millis(20);
 /// How often the journal is searched for rows that nobody took.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Rows read from the journal at once.
@@ -33,21 +38,73 @@ pub(super) fn start(shared: &Arc<Shared>) -> mpsc::Sender<JournalRow> {
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut prune = tokio::time::interval(PRUNE);
         prune.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut order = InOrder::default();
         loop {
+            let patience = order.patience();
             tokio::select! {
                 biased;
                 () = shared.ending.cancelled() => return,
                 row = rows.recv() => match row {
-                    Some(row) => route(&shared, row).await,
+                    Some(row) => order.push(row),
                     // The link is closed; sessions may still be at work.
                     None => return,
                 },
+                () = tokio::time::sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() => {
+                    order.give_up();
+                }
                 _ = sweep.tick() => sweep_journal(&shared).await,
                 _ = prune.tick() => drop(shared.tasks.spawn(prune_journal(Arc::clone(&shared)))),
+            }
+            while let Some(row) = order.pop() {
+                route(&shared, row).await;
             }
         }
     });
     sender
+}
+
+/// Brings rows back into the order of the journal. Envelopes that share a commit are answered at once, and whoever brought
+/// one may hand it on before whoever brought the one before it.
+#[derive(Debug, Default)]
+struct InOrder {
+    waiting: BTreeMap<JournalId, JournalRow>,
+    /// The id that is to come next; absent before the first.
+    next: Option<JournalId>,
+    /// When the row that is missing is no longer waited for.
+    until: Option<Instant>,
+}
+
+impl InOrder {
+    fn push(&mut self, row: JournalRow) {
+        self.waiting.insert(row.id, row);
+        self.until.get_or_insert_with(|| Instant::now() + GAP);
+    }
+
+    /// The next row, unless one before it is still missing.
+    fn pop(&mut self) -> Option<JournalRow> {
+        let first = self.waiting.first_entry()?;
+        if self.next.is_some_and(|next| *first.key() > next) {
+            return None;
+        }
+        let row = first.remove();
+        self.next = self.next.max(Some(JournalId(row.id.0 + 1)));
+        self.until = None;
+        Some(row)
+    }
+
+    /// Until when the row that is missing is waited for.
+    fn patience(&mut self) -> Option<Instant> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        Some(*self.until.get_or_insert_with(|| Instant::now() + GAP))
+    }
+
+    /// Whatever is missing does not come this way: the search of the journal finds it.
+    fn give_up(&mut self) {
+        self.next = self.waiting.keys().next().copied();
+        self.until = None;
+    }
 }
 
 /// Takes up rows that are unread and that no session has.
@@ -89,7 +146,7 @@ async fn route(shared: &Arc<Shared>, row: JournalRow) {
 }
 
 async fn handle(shared: &Arc<Shared>, row: JournalRow) -> Result<(), StoreError> {
-    match shared.parts.transport.parse(&row.envelope) {
+    match parse(shared, &row) {
         Parsed::Message(message) => dispatch(shared, row.id, *message).await,
         Parsed::Ignored { reason } => settle(shared, row.id, JournalFate::Ignored { reason: reason.to_owned() }).await,
         Parsed::Unreadable { reason } => {
@@ -97,6 +154,12 @@ async fn handle(shared: &Arc<Shared>, row: JournalRow) -> Result<(), StoreError>
             settle(shared, row.id, JournalFate::Unreadable { reason }).await
         }
     }
+}
+
+/// Reads a row. Pure and total by contract; should it panic all the same, that costs one row and not the broker.
+pub(super) fn parse(shared: &Shared, row: &JournalRow) -> Parsed {
+    let parsed = catch_unwind(AssertUnwindSafe(|| shared.parts.transport.parse(&row.envelope)));
+    parsed.unwrap_or_else(|_| Parsed::Unreadable { reason: "the reader panicked over it".to_owned() })
 }
 
 /// Settles a row that makes no inbox row.
@@ -183,5 +246,47 @@ pub(super) async fn answer_stop(shared: &Shared, message: &ChatMessage, any: boo
     let key = OpKey::new(shared.parts.ids.next());
     if let Err(error) = shared.parts.transport.perform(&key, &op).await {
         tracing::warn!(%error, "the answer to a stop was not delivered");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::RawEnvelope;
+    use crate::clock::Timestamp;
+
+    fn row(id: u64) -> JournalRow {
+        let envelope = RawEnvelope {
+            key: id.to_string(),
+            kind: String::new(),
+            retry_attempt: 0,
+            received_at: Timestamp::default(),
+            raw: Vec::new(),
+        };
+        JournalRow { id: JournalId(id), envelope }
+    }
+
+    fn popped(order: &mut InOrder) -> Vec<u64> {
+        std::iter::from_fn(|| order.pop()).map(|row| row.id.0).collect()
+    }
+
+    #[tokio::test]
+    async fn rows_come_in_the_order_of_the_journal_and_a_gap_is_not_waited_for_for_long() {
+        let mut order = InOrder::default();
+        order.push(row(7));
+        assert_eq!(popped(&mut order), [7]);
+        for id in [10, 9, 11] {
+            order.push(row(id));
+        }
+        assert!(popped(&mut order).is_empty(), "8 is missing");
+        order.push(row(8));
+        assert_eq!(popped(&mut order), [8, 9, 10, 11]);
+        assert_eq!(order.patience(), None);
+        order.push(row(13));
+        assert!(order.patience().is_some());
+        order.give_up();
+        assert_eq!(popped(&mut order), [13]);
+        order.push(row(12));
+        assert_eq!(popped(&mut order), [12], "late is better than never");
     }
 }

@@ -59,7 +59,7 @@ impl Someone {
         };
         match author {
             Author::Person { id, .. } => Self { kind: Some("person"), ..Self::person(id, people) },
-            Author::Bot { id, name } => other("bot", id, name.as_ref()),
+            Author::Bot { id, name, .. } => other("bot", id, name.as_ref()),
             Author::Own => other("you", author.id(), None),
         }
     }

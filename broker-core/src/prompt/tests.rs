@@ -67,7 +67,7 @@ fn earlier(id: &str, text: &str) -> ContextMessage {
 }
 
 fn bot(id: &str, text: &str) -> InboxRow {
-    let author = Author::Bot { id: "B7".into(), name: Some("CI".into()) };
+    let author = Author::Bot { id: "B7".into(), other_ids: Vec::new(), name: Some("CI".into()) };
     InboxRow { kind: InboxKind::Context, people: Vec::new(), ..row(ChatMessage { author, ..chat(id, text) }) }
 }
 

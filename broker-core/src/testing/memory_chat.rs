@@ -119,7 +119,13 @@ impl MemoryChat {
 
     /// Another bot writes a message.
     pub fn bot_says(&self, conversation: &str, root: Option<&MessageId>, bot: &str, text: &str) -> ThreadKey {
-        self.write(conversation, root, Author::Bot { id: bot.to_owned(), name: None }, text, true)
+        self.write(
+            conversation,
+            root,
+            Author::Bot { id: bot.to_owned(), other_ids: Vec::new(), name: None },
+            text,
+            true,
+        )
     }
 
     /// A message that was there before the broker: no event tells of it.
