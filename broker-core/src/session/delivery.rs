@@ -80,6 +80,11 @@ impl SessionMachine {
             }
             draft.row(&self.inbox[index]);
             self.given_in = Some(epoch);
+            for context in self.context_of(index).collect::<Vec<_>>() {
+                // What comes in after this goes along with the next message.
+                self.inbox[context].given_to = Some(thread.clone());
+                draft.row(&self.inbox[context]);
+            }
             let Composed { text, overflow } = self.compose(index);
             let input = AgentInput { id: self.inbox[index].id.clone(), text };
             draft.effects.push(Effect::Submit { thread: thread.clone(), input, overflow });
@@ -127,7 +132,9 @@ impl SessionMachine {
 
     /// Marks a row and the context that went along with it as delivered.
     fn delivered(&mut self, index: usize, turn: &TurnId, draft: &mut Draft) -> InboxRow {
-        let context: Vec<InputId> = self.context_of(index).map(|index| self.inbox[index].id.clone()).collect();
+        let went_along = |index: &usize| self.inbox[*index].given_to.is_some();
+        let context: Vec<InputId> =
+            self.context_of(index).filter(went_along).map(|index| self.inbox[index].id.clone()).collect();
         self.inbox[index].turn = Some(turn.clone());
         let row = self.close(index, InboxState::Delivered, draft);
         for id in context {

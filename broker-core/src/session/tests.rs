@@ -606,6 +606,25 @@ fn words_of_other_bots_go_along_with_the_next_message_and_start_nothing() {
 }
 
 #[test]
+fn context_that_comes_after_a_message_was_composed_waits_for_the_next() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    let mut late = arrival(99, "written before, arrived after", Some("98"));
+    late.instructs = false;
+    rig.step(SessionInput::Message(late));
+    rig.accept("s-i1", "t1");
+    rig.record("s-i1", "t1");
+    let waiting = rig.inbox.values().find(|row| row.kind == InboxKind::Context).unwrap();
+    assert_eq!(waiting.state, InboxState::Queued, "no prompt has held it");
+    let effects = rig.say(101, "and now?");
+    let told = effects.iter().any(|effect| match effect {
+        Effect::Submit { input, .. } => input.text.contains("arrived after"),
+        _ => false,
+    });
+    assert!(told);
+}
+
+#[test]
 fn the_same_failure_is_told_once_in_five_minutes() {
     let mut rig = Rig::running();
     let failed = || TurnOutcome::Failed { cause: FailureCause::Auth, message: "no".to_owned() };
