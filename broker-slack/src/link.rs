@@ -3,6 +3,7 @@
 //! Every frame is committed by [`Intake::accept`] and acknowledged after that, on the link that brought it. Committing
 //! happens beside the reading, so that pings are answered while the store is slow.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use broker_core::chat::Intake;
@@ -255,7 +256,9 @@ impl Serving {
         self.board.received(head.envelope_id.is_some(), cut);
         let (intake, board) = (Arc::clone(&self.intake), Arc::clone(&self.board));
         // The first step is taken here and not in the task, so that envelopes reach the store in the order of their coming.
-        let mut accept = Box::pin(async move { intake.accept(envelope).await });
+        // A panic costs this envelope its acknowledgement, and not the link.
+        let accept = AssertUnwindSafe(async move { intake.accept(envelope).await }).catch_unwind();
+        let mut accept = Box::pin(accept);
         let at_once = (&mut accept).now_or_never();
         self.accepts.spawn(async move {
             let accepted = match at_once {
@@ -263,13 +266,12 @@ impl Serving {
                 None => accept.await,
             };
             match accepted {
-                Ok(_) => head.envelope_id,
-                Err(error) => {
-                    tracing::warn!(%error, "an envelope was not committed; slack will send it again");
-                    board.not_accepted();
-                    None
-                }
+                Ok(Ok(_)) => return head.envelope_id,
+                Ok(Err(error)) => tracing::warn!(%error, "an envelope was not committed; slack will send it again"),
+                Err(_) => tracing::error!("committing an envelope panicked; slack will send it again"),
             }
+            board.not_accepted();
+            None
         });
     }
 
