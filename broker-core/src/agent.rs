@@ -251,6 +251,41 @@ impl FailureCause {
     }
 }
 
+/// What the agent is doing, as far as people who wait want to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Activity {
+    /// Nothing that could be named.
+    Thinking,
+    /// It runs a command.
+    RunningCommand,
+    /// It changes files.
+    EditingFiles,
+    /// It searches the web.
+    SearchingWeb,
+    /// It looks at or makes an image.
+    Images,
+    /// It uses one of the broker's tools, or one that somebody plugged in.
+    UsingTool,
+    /// It makes room in its memory of the conversation.
+    Compacting,
+}
+
+impl Activity {
+    /// What stands behind the agent's name while it does that.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Thinking => "is thinking…",
+            Self::RunningCommand => "is running a command…",
+            Self::EditingFiles => "is editing files…",
+            Self::SearchingWeb => "is searching the web…",
+            Self::Images => "is working with an image…",
+            Self::UsingTool => "is using a tool…",
+            Self::Compacting => "is tidying up its notes…",
+        }
+    }
+}
+
 /// Something that happened in the runtime.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -285,6 +320,15 @@ pub enum AgentEvent {
         /// The turn.
         turn: TurnId,
     },
+    /// What the agent does in the turn has changed. A turn begins with [`Activity::Thinking`], which is not told.
+    Doing {
+        /// The thread.
+        thread: AgentThreadId,
+        /// The turn.
+        turn: TurnId,
+        /// What it does now.
+        activity: Activity,
+    },
     /// The agent calls one of the broker's tools and waits.
     ToolCall {
         /// The thread.
@@ -317,6 +361,7 @@ impl AgentEvent {
             Self::TurnStarted { thread, .. }
             | Self::InputRecorded { thread, .. }
             | Self::Progress { thread, .. }
+            | Self::Doing { thread, .. }
             | Self::ToolCall { thread, .. }
             | Self::TurnEnded { thread, .. } => Some(thread),
         }

@@ -346,19 +346,55 @@ pub enum Standing {
     Deactivated,
 }
 
-/// Text that an agent or the broker wrote, in Markdown.
+/// Somebody whom a text may mention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mentionable {
+    /// Their id.
+    pub id: PersonId,
+    /// The names that they are called by, the one they chose first.
+    pub names: Vec<String>,
+}
+
+impl Mentionable {
+    /// A person, by all the names that the platform knows.
+    pub fn of(person: &Person) -> Self {
+        let mut names = Vec::new();
+        for name in [&person.display_name, &person.real_name, &person.username].into_iter().flatten() {
+            if !name.trim().is_empty() && !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        Self { id: person.id.clone(), names }
+    }
+}
+
+/// Text that an agent or the broker wrote, in Markdown, and whom it may mention: by itself nobody.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentText(String);
+pub struct AgentText {
+    markdown: String,
+    people: Vec<Mentionable>,
+}
 
 impl AgentText {
-    /// Wraps Markdown.
+    /// Wraps Markdown that mentions nobody.
     pub fn new(markdown: impl Into<String>) -> Self {
-        Self(markdown.into())
+        Self { markdown: markdown.into(), people: Vec::new() }
+    }
+
+    /// The same text, in which these people are mentioned where it names them.
+    #[must_use]
+    pub fn mentioning(self, people: Vec<Mentionable>) -> Self {
+        Self { people, ..self }
     }
 
     /// The Markdown.
     pub fn markdown(&self) -> &str {
-        &self.0
+        &self.markdown
+    }
+
+    /// Whom the text may mention.
+    pub fn mentionable(&self) -> &[Mentionable] {
+        &self.people
     }
 }
 
@@ -394,6 +430,22 @@ pub enum ChatOp {
         /// The line, plain text.
         text: String,
     },
+    /// Shows beside a thread what the agent is doing, or nothing. May be repeated; the last one stands.
+    Status {
+        /// The thread.
+        thread: ThreadKey,
+        /// What stands behind the agent's name, plain text: `is thinking…`. Absent to take the status away.
+        text: Option<String>,
+    },
+    /// Puts a reaction on the message that a thread hangs from, or takes it away. May be repeated.
+    React {
+        /// The thread.
+        thread: ThreadKey,
+        /// The reaction's name, without colons.
+        name: String,
+        /// Whether it is put there.
+        on: bool,
+    },
 }
 
 impl ChatOp {
@@ -402,6 +454,8 @@ impl ChatOp {
         match self {
             Self::Post { .. } => "post",
             Self::Ephemeral { .. } => "ephemeral",
+            Self::Status { .. } => "status",
+            Self::React { .. } => "react",
         }
     }
 }
@@ -522,6 +576,10 @@ pub struct ChatCapabilities {
     pub read_back_after: Duration,
     /// Whether [`ChatOp::Ephemeral`] works.
     pub ephemeral: bool,
+    /// Whether [`ChatOp::Status`] works. It may still be refused for a conversation.
+    pub status: bool,
+    /// Whether [`ChatOp::React`] works. It may still be refused for a conversation.
+    pub reactions: bool,
     /// The longest part, in characters of finished markup.
     pub part_chars: usize,
 }

@@ -108,7 +108,14 @@ impl Slack {
 #[async_trait]
 impl ChatTransport for Slack {
     fn capabilities(&self) -> ChatCapabilities {
-        ChatCapabilities { read_back: true, read_back_after: READ_BACK_AFTER, ephemeral: true, part_chars: PART_CHARS }
+        ChatCapabilities {
+            read_back: true,
+            read_back_after: READ_BACK_AFTER,
+            ephemeral: true,
+            status: false,
+            reactions: false,
+            part_chars: PART_CHARS,
+        }
     }
 
     fn parse(&self, raw: &RawEnvelope) -> Parsed {
@@ -116,7 +123,7 @@ impl ChatTransport for Slack {
     }
 
     fn render(&self, text: &AgentText) -> Vec<PartBody> {
-        let parts = broker_core::mrkdwn::render(text.markdown(), PART_CHARS);
+        let parts = broker_core::mrkdwn::render(text.markdown(), PART_CHARS, text.mentionable());
         parts.into_iter().map(|markup| PartBody::Text { markup }).collect()
     }
 

@@ -329,6 +329,8 @@ impl Session {
             self.commit(commit).await?;
             self.quiet_since = now;
         }
+        // Before the rows are let go: whoever waits for the broker to be idle must not find the session between the two.
+        self.shared.registry.set_busy(&self.key, self.number, !self.is_quiet());
         for id in &read {
             self.unsettled.remove(id);
         }

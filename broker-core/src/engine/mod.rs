@@ -186,6 +186,26 @@ impl Broker {
         self.shared.sender.health()
     }
 
+    /// Returns when nothing is open: every envelope that was accepted is read, no session is at work, nothing waits to be
+    /// posted. For programs that end when their input does; new envelopes may come at any time.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn idle(&self) -> Result<(), StoreError> {
+        let mut quiet_looks = 0;
+        while quiet_looks < 2 {
+            // In the order in which a message goes, so that none slips by; twice, since a post that was refused is told.
+            let quiet = self.shared.parts.store.unread(None, 1).await?.is_empty()
+                && self.shared.registry.in_flight() == 0
+                && self.shared.registry.busy() == 0
+                && self.shared.parts.store.threads_with_parts().await?.is_empty();
+            quiet_looks = if quiet { quiet_looks + 1 } else { 0 };
+            self.shared.registry.changed().await;
+        }
+        Ok(())
+    }
+
     /// How many sessions are live, that is in memory.
     pub fn live_sessions(&self) -> usize {
         self.shared.registry.count()

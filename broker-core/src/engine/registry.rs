@@ -62,6 +62,11 @@ impl Registry {
         self.inner().live.values().filter(|entry| entry.busy).count()
     }
 
+    /// How many journal rows are with a session and not settled.
+    pub(super) fn in_flight(&self) -> usize {
+        self.inner().in_flight.len()
+    }
+
     /// Returns when a session became busy, quiet or ended; may return early.
     pub(super) async fn changed(&self) {
         // A second look after a while stands in for a notification that came between the caller's look and this wait.

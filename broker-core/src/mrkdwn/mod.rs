@@ -31,6 +31,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use crate::chat::Mentionable;
+
 /// The least width that is honoured, in characters: room for a prefix, a fence, and something between.
 pub const MIN_WIDTH: usize = 64;
 
@@ -39,6 +41,7 @@ pub const MIN_WIDTH: usize = 64;
 /// A character is a Unicode scalar value of the finished text: marks, entities and the lines of fences that are opened
 /// again count. A width below [`MIN_WIDTH`] is taken as that. No text can become a control sequence (`<!channel>`,
 /// `<@U…>`). Input without anything to show gives no message. Pure and deterministic.
-pub fn render(markdown: &str, width: usize) -> Vec<String> {
+pub fn render(markdown: &str, width: usize, people: &[Mentionable]) -> Vec<String> {
+    let _ = people;
     split::pack(&render::read(markdown), width.max(MIN_WIDTH))
 }

@@ -2,7 +2,11 @@ use std::fmt::Write as _;
 
 use proptest::prelude::*;
 
-use super::render;
+use super::render as render_for;
+
+fn render(markdown: &str, width: usize) -> Vec<String> {
+    render_for(markdown, width, &[])
+}
 
 /// One message, zero-width spaces shown as `¦` and word joiners as `^`.
 fn whole(markdown: &str) -> String {

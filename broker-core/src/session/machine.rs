@@ -284,7 +284,7 @@ impl SessionMachine {
             AgentEvent::Down { epoch, .. } => self.down(epoch, now),
             AgentEvent::TurnStarted { turn, .. } => self.adopt(&turn, now, draft),
             AgentEvent::InputRecorded { turn, input, .. } => self.recorded(&turn, &input, now, draft),
-            AgentEvent::Progress { .. } => {}
+            AgentEvent::Progress { .. } | AgentEvent::Doing { .. } => {}
             AgentEvent::ToolCall { turn, request, tool, arguments, .. } => {
                 self.tool_call(&turn, request, &tool, &arguments, now, draft);
             }

@@ -42,6 +42,11 @@ struct State {
     people: HashMap<PersonId, Person>,
     undelivered: VecDeque<RawEnvelope>,
     faults: VecDeque<Fault>,
+    /// Every status that was set or taken away, in order.
+    statuses: Vec<(ThreadKey, Option<String>)>,
+    /// Threads on whose first message a reaction stands.
+    reactions: Vec<(ThreadKey, String)>,
+    status_faults: VecDeque<Fault>,
     clock: u64,
     events: u64,
 }
@@ -108,6 +113,23 @@ impl MemoryChat {
     /// Makes the next operations go wrong, one fault each.
     pub fn fail_next(&self, fault: Fault) {
         self.state().faults.push_back(fault);
+    }
+
+    /// Makes the next status or reaction go wrong, one fault each.
+    pub fn fail_next_status(&self, fault: Fault) {
+        self.state().status_faults.push_back(fault);
+    }
+
+    /// Every status of the thread that was set, or taken away, in order.
+    pub fn statuses(&self, thread: &ThreadKey) -> Vec<Option<String>> {
+        let state = self.state();
+        state.statuses.iter().filter(|(known, _)| known == thread).map(|(_, text)| text.clone()).collect()
+    }
+
+    /// The reactions that stand on the thread's first message.
+    pub fn reactions(&self, thread: &ThreadKey) -> Vec<String> {
+        let state = self.state();
+        state.reactions.iter().filter(|(known, _)| known == thread).map(|(_, name)| name.clone()).collect()
     }
 
     /// Somebody writes a message; in a thread when `root` is given. A conversation whose name begins with `D` is a direct
@@ -268,6 +290,8 @@ impl ChatTransport for MemoryChat {
             read_back: true,
             read_back_after: Duration::from_secs(30),
             ephemeral: true,
+            status: true,
+            reactions: true,
             part_chars: PART_CHARS,
         }
     }
@@ -281,7 +305,7 @@ impl ChatTransport for MemoryChat {
     }
 
     fn render(&self, text: &AgentText) -> Vec<PartBody> {
-        let parts = crate::mrkdwn::render(text.markdown(), PART_CHARS);
+        let parts = crate::mrkdwn::render(text.markdown(), PART_CHARS, text.mentionable());
         parts.into_iter().map(|markup| PartBody::Text { markup }).collect()
     }
 
@@ -309,7 +333,11 @@ impl ChatTransport for MemoryChat {
 
     async fn perform(&self, key: &OpKey, op: &ChatOp) -> Result<Receipt, DeliverError> {
         let mut state = self.state();
-        let fault = state.faults.pop_front();
+        let faults = match op {
+            ChatOp::Post { .. } | ChatOp::Ephemeral { .. } => &mut state.faults,
+            ChatOp::Status { .. } | ChatOp::React { .. } => &mut state.status_faults,
+        };
+        let fault = faults.pop_front();
         if let Some(Fault::Fail(error)) = fault {
             return Err(error);
         }
@@ -323,6 +351,17 @@ impl ChatTransport for MemoryChat {
             }
             ChatOp::Ephemeral { thread, person, text } => {
                 state.ephemerals.push((thread.clone(), person.clone(), text.clone()));
+                None
+            }
+            ChatOp::Status { thread, text } => {
+                state.statuses.push((thread.clone(), text.clone()));
+                None
+            }
+            ChatOp::React { thread, name, on } => {
+                state.reactions.retain(|known| known != &(thread.clone(), name.clone()));
+                if *on {
+                    state.reactions.push((thread.clone(), name.clone()));
+                }
                 None
             }
         };
