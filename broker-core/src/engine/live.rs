@@ -329,17 +329,17 @@ impl Session {
             self.commit(commit).await?;
             self.quiet_since = now;
         }
+        if let Some(machine) = &self.machine {
+            for effect in effects {
+                self.hands.perform(effect, machine);
+            }
+        }
         // Before the rows are let go: whoever waits for the broker to be idle must not find the session between the two.
         self.shared.registry.set_busy(&self.key, self.number, !self.is_quiet());
         for id in &read {
             self.unsettled.remove(id);
         }
         self.shared.registry.let_go(read);
-        if let Some(machine) = &self.machine {
-            for effect in effects {
-                self.hands.perform(effect, machine);
-            }
-        }
         Ok(())
     }
 
