@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use broker_core::agent::{AgentEvent, AgentThreadId, FailureCause, InputId, TurnId, TurnOutcome};
+use broker_core::agent::{Activity, AgentEvent, AgentThreadId, FailureCause, InputId, TurnId, TurnOutcome};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -16,6 +16,9 @@ const MAX_TURNS: usize = 4096;
 
 /// Ended turns that are remembered, so that an interrupt that comes too late need not wait for a beginning.
 const MAX_ENDED: usize = 256;
+
+/// Items of a turn that are under way at once; of more than that the oldest are forgotten.
+const MAX_UNDER_WAY: usize = 64;
 
 /// At most one sign of life per turn in this time.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -32,6 +35,32 @@ struct Turn {
     /// The last error that will not be retried.
     failure: Option<(FailureCause, String)>,
     progress_at: Option<Instant>,
+    /// Items under way of which people are told, in the order in which they began. Bounded.
+    under_way: Vec<(String, Activity)>,
+    /// What was told last.
+    told: Activity,
+}
+
+impl Turn {
+    fn new(thread: AgentThreadId) -> Self {
+        Self {
+            thread,
+            final_text: None,
+            failure: None,
+            progress_at: None,
+            under_way: Vec::new(),
+            told: Activity::Thinking,
+        }
+    }
+
+    /// What it does now, when that has changed: the item that began last of those under way.
+    fn doing(&mut self, turn: &TurnId) -> Option<AgentEvent> {
+        let activity = self.under_way.last().map_or(Activity::Thinking, |(_, activity)| *activity);
+        if std::mem::replace(&mut self.told, activity) == activity {
+            return None;
+        }
+        Some(AgentEvent::Doing { thread: self.thread.clone(), turn: turn.clone(), activity })
+    }
 }
 
 /// What is known of the turns that run in one process. Dropped with the process.
@@ -99,12 +128,27 @@ struct ItemNote {
 struct Item {
     #[serde(rename = "type", default)]
     kind: String,
+    #[serde(default)]
+    id: String,
     client_id: Option<String>,
     text: Option<String>,
     phase: Option<String>,
 }
 
 impl Item {
+    /// What people are told while it is under way. The broker's own tools are over at once, and what they post is seen.
+    fn activity(&self) -> Option<Activity> {
+        match self.kind.as_str() {
+            "commandExecution" => Some(Activity::RunningCommand),
+            "fileChange" => Some(Activity::EditingFiles),
+            "webSearch" => Some(Activity::SearchingWeb),
+            "imageView" | "imageGeneration" => Some(Activity::Images),
+            "mcpToolCall" | "collabToolCall" | "collabAgentToolCall" => Some(Activity::UsingTool),
+            "contextCompaction" => Some(Activity::Compacting),
+            _ => None,
+        }
+    }
+
     /// The text of a message that is an answer. A provider that names no phase leaves it open, so it counts.
     fn answer(self) -> Option<String> {
         let is_answer =
@@ -128,6 +172,7 @@ impl Turns {
         match method {
             "turn/started" => Ok(self.started(serde_json::from_str(params)?)),
             "turn/completed" => Ok(vec![self.completed(serde_json::from_str(params)?)]),
+            "item/started" => Ok(self.item_started(serde_json::from_str(params)?, now)),
             "item/completed" => Ok(self.item(serde_json::from_str(params)?, now)),
             "error" => {
                 let note: ErrorNote = serde_json::from_str(params)?;
@@ -135,7 +180,7 @@ impl Turns {
                 self.failed(note);
                 Ok(turn.and_then(|turn| self.progress(&TurnId::new(turn), now)).into_iter().collect())
             }
-            // An item that begins and every delta name their turn: signs of life, whatever they are about.
+            // Every delta names its turn: signs of life, whatever they are about.
             _ if method.starts_with("item/") || method.starts_with("turn/") => {
                 let place: Place = serde_json::from_str(params)?;
                 Ok(place.turn_id.and_then(|turn| self.progress(&TurnId::new(turn), now)).into_iter().collect())
@@ -154,12 +199,7 @@ impl Turns {
     /// A turn that was found running when its thread was opened.
     pub(crate) fn found(&mut self, thread: &AgentThreadId, turn: &TurnId) {
         if self.running.len() < MAX_TURNS && !self.has_ended(turn) {
-            self.running.entry(turn.clone()).or_insert_with(|| Turn {
-                thread: thread.clone(),
-                final_text: None,
-                failure: None,
-                progress_at: None,
-            });
+            self.running.entry(turn.clone()).or_insert_with(|| Turn::new(thread.clone()));
         }
     }
 
@@ -179,9 +219,26 @@ impl Turns {
         vec![AgentEvent::TurnStarted { thread, turn }]
     }
 
+    fn item_started(&mut self, note: ItemNote, now: Instant) -> Vec<AgentEvent> {
+        let turn = TurnId::new(note.turn_id);
+        let mut events: Vec<AgentEvent> = self.progress(&turn, now).into_iter().collect();
+        if let (Some(known), Some(activity)) = (self.running.get_mut(&turn), note.item.activity()) {
+            if known.under_way.len() == MAX_UNDER_WAY {
+                known.under_way.remove(0);
+            }
+            known.under_way.push((note.item.id, activity));
+            events.extend(known.doing(&turn));
+        }
+        events
+    }
+
     fn item(&mut self, note: ItemNote, now: Instant) -> Vec<AgentEvent> {
         let turn = TurnId::new(note.turn_id);
         let mut events: Vec<AgentEvent> = self.progress(&turn, now).into_iter().collect();
+        if let Some(known) = self.running.get_mut(&turn) {
+            known.under_way.retain(|(id, _)| *id != note.item.id);
+            events.extend(known.doing(&turn));
+        }
         match note.item {
             Item { kind, client_id: Some(input), .. } if kind == "userMessage" => {
                 let thread = AgentThreadId::new(note.thread_id);
@@ -352,6 +409,38 @@ mod tests {
             count += turns.read("item/agentMessage/delta", delta, now).expect("well-formed").len();
         }
         assert_eq!(count, 5);
+    }
+
+    #[test]
+    fn what_the_agent_does_is_told_when_it_changes() {
+        let mut turns = Turns::default();
+        let item = |kind: &str, id: &str| {
+            format!(r#"{{"threadId":"th","turnId":"tu","startedAtMs":1,"item":{{"type":"{kind}","id":"{id}"}}}}"#)
+        };
+        let (command, search, thought) =
+            (item("commandExecution", "c"), item("webSearch", "s"), item("reasoning", "r"));
+        let notes = [
+            STARTED,
+            ("item/started", thought.as_str()),
+            ("item/started", command.as_str()),
+            ("item/started", search.as_str()),
+            ("item/completed", search.as_str()),
+            ("item/completed", command.as_str()),
+            ("item/completed", thought.as_str()),
+        ];
+        let told: Vec<_> = feed(&mut turns, &notes)
+            .into_iter()
+            .filter_map(|event| match event {
+                AgentEvent::Doing { activity, .. } => Some(activity),
+                _ => None,
+            })
+            .collect();
+        let expected = [Activity::RunningCommand, Activity::SearchingWeb, Activity::RunningCommand, Activity::Thinking];
+        assert_eq!(told, expected);
+        for n in 0..MAX_UNDER_WAY + 10 {
+            feed(&mut turns, &[("item/started", item("fileChange", &n.to_string()).as_str())]);
+        }
+        assert_eq!(turns.running[&turn()].under_way.len(), MAX_UNDER_WAY);
     }
 
     #[test]

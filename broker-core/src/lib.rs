@@ -25,6 +25,7 @@ pub mod mrkdwn;
 pub mod outbox;
 pub mod prompt;
 pub mod session;
+pub mod status;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

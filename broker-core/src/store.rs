@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use crate::agent::{AgentThreadId, InputId, TurnId};
 use crate::chat::{
-    ChatMessage, ChatTime, ConversationKey, ConversationKind, MessageId, OpKey, PartBody, Person, PersonId,
-    RawEnvelope, ThreadKey,
+    ChatMessage, ChatTime, ConversationKey, ConversationKind, Mentionable, MessageId, OpKey, PartBody, Person,
+    PersonId, RawEnvelope, ThreadKey,
 };
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
@@ -131,6 +131,12 @@ pub struct SessionRecord {
     pub stopped_at: ChatTime,
     /// The last notice to the thread about a failure: its cause and when. The same cause is told once in five minutes.
     pub last_notice: Option<(String, Timestamp)>,
+    /// The people of the thread, whom the agent may mention: those who wrote in it, and those whom somebody who may
+    /// instruct mentioned in it. At most [`MAX_PEOPLE`](crate::session::MAX_PEOPLE), the latest last.
+    pub people: Vec<Mentionable>,
+    /// Whether a status, or a reaction in its place, may stand beside the thread: whoever finds it so after a crash takes
+    /// it away.
+    pub status_shown: bool,
     /// The next number for an id of this session.
     pub next_number: u64,
     /// When it was created.

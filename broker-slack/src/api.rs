@@ -41,6 +41,10 @@ pub(crate) const OPEN_CONNECTION: Method = method("apps.connections.open", 10);
 /// Longer than the others: giving up early means a read-back.
 pub(crate) const POST_MESSAGE: Method = method("chat.postMessage", 15);
 pub(crate) const POST_EPHEMERAL: Method = method("chat.postEphemeral", 5);
+/// Slack documents no limit for its answer. Giving up early would leave open whether a status stands.
+pub(crate) const SET_STATUS: Method = method("assistant.threads.setStatus", 15);
+pub(crate) const ADD_REACTION: Method = method("reactions.add", 10);
+pub(crate) const REMOVE_REACTION: Method = method("reactions.remove", 10);
 pub(crate) const REPLIES: Method = method("conversations.replies", 10);
 pub(crate) const HISTORY: Method = method("conversations.history", 10);
 pub(crate) const MY_CONVERSATIONS: Method = method("users.conversations", 10);

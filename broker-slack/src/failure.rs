@@ -98,6 +98,19 @@ impl Failure {
         if error.is_connect() { Self::not_sent("no connection") } else { Self::unanswered("the connection broke") }
     }
 
+    /// The outcome for something that answers do not depend on: a scope or a kind of token that is missing for it is no
+    /// fault of the account.
+    pub(crate) fn of_extra(self) -> DeliverError {
+        match self {
+            Self::Refused { code }
+                if matches!(code.as_str(), "missing_scope" | "not_allowed_token_type" | "accesslimited") =>
+            {
+                DeliverError::Refused { code }
+            }
+            other => other.into(),
+        }
+    }
+
     /// Whether only an operator can mend it.
     pub(crate) fn is_account(&self) -> bool {
         matches!(self, Self::Refused { code } if ACCOUNT_CODES.contains(&code.as_str()))

@@ -42,7 +42,7 @@ pub(crate) enum Priority {
     Backfill,
     /// Looking whether a post arrived.
     ReadBack,
-    /// Names of people and channels.
+    /// Names of people and channels, and what stands beside a thread.
     Status,
     /// Looking for what was missed while away.
     GapFiller,

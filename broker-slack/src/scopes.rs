@@ -46,7 +46,7 @@ pub const SCOPES: &[Scope] = &[
     optional("im:read", "finding direct messages that were missed"),
     optional("mpim:history", "replies and history in group messages"),
     optional("mpim:read", "finding group messages that were missed"),
-    optional("reactions:write", "reactions"),
+    optional("reactions:write", "a reaction while the agent works, where a status cannot be shown"),
     optional("users:read.email", "people's mail addresses"),
 ];
 

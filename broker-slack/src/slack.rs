@@ -16,7 +16,9 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Api, CONVERSATION_INFO, POST_EPHEMERAL, POST_MESSAGE, USER_INFO};
+use crate::api::{
+    ADD_REACTION, Api, CONVERSATION_INFO, POST_EPHEMERAL, POST_MESSAGE, REMOVE_REACTION, SET_STATUS, USER_INFO,
+};
 use crate::config::{ConnectError, SlackConfig, mend};
 use crate::failure::Failure;
 use crate::identity::Identity;
@@ -103,6 +105,35 @@ impl Slack {
         self.api.post(POST_EPHEMERAL, Priority::Answer, None, &request).await?;
         Ok(Receipt { message: None })
     }
+
+    /// Shows a status beside the thread, or takes it away: an empty one does that
+    /// (<https://docs.slack.dev/reference/methods/assistant.threads.setStatus>).
+    async fn show_status(&self, thread: &ThreadKey, text: Option<&str>) -> Result<Receipt, DeliverError> {
+        let request = json!({
+            "channel_id": thread.conversation.as_str(),
+            "thread_ts": thread.root.as_str(),
+            "status": text.unwrap_or_default(),
+        });
+        let answer = self.api.post(SET_STATUS, Priority::Status, None, &request).await;
+        answer.map(|_| Receipt { message: None }).map_err(Failure::of_extra)
+    }
+
+    async fn react(&self, thread: &ThreadKey, name: &str, on: bool) -> Result<Receipt, DeliverError> {
+        let request = json!({
+            "channel": thread.conversation.as_str(),
+            "timestamp": thread.root.as_str(),
+            "name": name,
+        });
+        let method = if on { ADD_REACTION } else { REMOVE_REACTION };
+        match self.api.post(method, Priority::Status, None, &request).await {
+            // It is as it should be; where the message is gone, so is its reaction.
+            Err(Failure::Refused { code }) if matches!(code.as_str(), "already_reacted" | "no_reaction") => {}
+            Err(Failure::Refused { code }) if !on && code == "message_not_found" => {}
+            Err(failure) => return Err(failure.of_extra()),
+            Ok(_) => {}
+        }
+        Ok(Receipt { message: None })
+    }
 }
 
 #[async_trait]
@@ -112,8 +143,8 @@ impl ChatTransport for Slack {
             read_back: true,
             read_back_after: READ_BACK_AFTER,
             ephemeral: true,
-            status: false,
-            reactions: false,
+            status: true,
+            reactions: true,
             part_chars: PART_CHARS,
         }
     }
@@ -149,6 +180,8 @@ impl ChatTransport for Slack {
         match op {
             ChatOp::Post { thread, body: PartBody::Text { markup } } => self.post(key, thread, markup).await,
             ChatOp::Ephemeral { thread, person, text } => self.whisper(thread, person, text).await,
+            ChatOp::Status { thread, text } => self.show_status(thread, text.as_deref()).await,
+            ChatOp::React { thread, name, on } => self.react(thread, name, *on).await,
             other => Err(DeliverError::Refused { code: format!("{}_is_not_supported", other.name()) }),
         }
     }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 
 /// The steps from an empty database to the present one. A step is never changed once it was released: a change is a new
 /// step. The number of steps taken is the database's `user_version`.
-const STEPS: &[&str] = &[include_str!("schema/0001.sql")];
+const STEPS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
 
 /// Statements that a connection keeps prepared: more than the crate has.
 const STATEMENTS: usize = 64;
@@ -127,13 +127,32 @@ mod tests {
     }
 
     #[test]
+    fn an_older_database_keeps_its_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(STEPS[0]).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        old.execute_batch(
+            "INSERT INTO threads VALUES ('T/C:1', 'T', 'C', '1', 'o', 1, 1);
+             INSERT INTO sessions VALUES ('T/C:1', 's', NULL, 'direct', 'U1', '1', 'f', NULL, 0, NULL, 7, 0, NULL, NULL, 3, 1, 2);",
+        )
+        .unwrap();
+        drop(old);
+        let connection = open(&path).unwrap();
+        assert_eq!(version(&connection).unwrap(), STEPS.len());
+        let record = sessions::session(&connection, &"T/C:1".parse().unwrap()).unwrap().unwrap();
+        assert_eq!((record.next_number, record.people.len(), record.status_shown), (3, 0, false));
+    }
+
+    #[test]
     fn a_newer_database_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("db");
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let before = std::fs::read(&path).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found: 99, known: 1, .. }), "{error}");
+        assert!(matches!(error, OpenError::Newer { found: 99, known: 2, .. }), "{error}");
         assert!(error.to_string().contains("newer broker"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }

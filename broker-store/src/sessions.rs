@@ -8,17 +8,19 @@ use broker_core::store::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use crate::sql::{self, Place, Sql, SqlError};
+use crate::sql::{self, Json, Place, Sql, SqlError};
 use crate::{inbox, journal, outbox, turns};
 
 pub(crate) const RECORD: &str = "SELECT key, id, channel_name, conversation_kind, started_by, started_with, folder,
-         agent_thread, agent_confirmed, running_turn, watermark, stopped_at, notice_cause, notice_at, next_number,
-         created_at, last_activity
+         agent_thread, agent_confirmed, running_turn, watermark, stopped_at, notice_cause, notice_at, people,
+         status_shown, next_number, created_at, last_activity
      FROM sessions WHERE key = ?1";
-/// Another bot's words alone give nobody anything to do: they go along with the next message.
+/// Another bot's words alone give nobody anything to do: they go along with the next message. A status that may stand
+/// beside a thread is to be taken away after a crash, and is no work otherwise.
 pub(crate) const WITH_WORK: &str = "SELECT key, installation, conversation, root FROM threads
      WHERE key IN (
          SELECT key FROM sessions WHERE running_turn IS NOT NULL
+         UNION SELECT key FROM sessions WHERE ?1 IS NULL AND status_shown = 1
          UNION SELECT session FROM inbox WHERE state IN ('queued', 'given') AND kind != 'context')
        AND (?1 IS NULL OR (installation = ?1 AND conversation = ?2))
      ORDER BY installation, conversation, root";
@@ -111,17 +113,18 @@ fn only_its_own(change: &SessionCommit) -> Sql<()> {
 fn put_record(connection: &Connection, name: &str, record: &SessionRecord) -> Sql<()> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO sessions (key, id, channel_name, conversation_kind, started_by, started_with, folder, agent_thread,
-             agent_confirmed, running_turn, watermark, stopped_at, notice_cause, notice_at, next_number, created_at,
-             last_activity)
+             agent_confirmed, running_turn, watermark, stopped_at, notice_cause, notice_at, people, status_shown,
+             next_number, created_at, last_activity)
          VALUES (:key, :id, :channel_name, :conversation_kind, :started_by, :started_with, :folder, :agent_thread,
-             :agent_confirmed, :running_turn, :watermark, :stopped_at, :notice_cause, :notice_at, :next_number,
-             :created_at, :last_activity)
+             :agent_confirmed, :running_turn, :watermark, :stopped_at, :notice_cause, :notice_at, :people,
+             :status_shown, :next_number, :created_at, :last_activity)
          ON CONFLICT (key) DO UPDATE SET
              id = excluded.id, channel_name = excluded.channel_name, conversation_kind = excluded.conversation_kind,
              started_by = excluded.started_by, started_with = excluded.started_with, folder = excluded.folder,
              agent_thread = excluded.agent_thread, agent_confirmed = excluded.agent_confirmed,
              running_turn = excluded.running_turn, watermark = excluded.watermark, stopped_at = excluded.stopped_at,
-             notice_cause = excluded.notice_cause, notice_at = excluded.notice_at, next_number = excluded.next_number,
+             notice_cause = excluded.notice_cause, notice_at = excluded.notice_at,
+             people = excluded.people, status_shown = excluded.status_shown, next_number = excluded.next_number,
              created_at = excluded.created_at, last_activity = excluded.last_activity",
     )?;
     statement.execute(named_params! {
@@ -139,6 +142,8 @@ fn put_record(connection: &Connection, name: &str, record: &SessionRecord) -> Sq
         ":stopped_at": Place(record.stopped_at),
         ":notice_cause": record.last_notice.as_ref().map(|(cause, _)| cause),
         ":notice_at": record.last_notice.as_ref().map(|(_, at)| at.as_millis()),
+        ":people": Json(&record.people),
+        ":status_shown": record.status_shown,
         ":next_number": record.next_number,
         ":created_at": record.created_at.as_millis(),
         ":last_activity": record.last_activity.as_millis(),
@@ -163,6 +168,8 @@ fn read_record(row: &Row<'_>, key: &ThreadKey) -> rusqlite::Result<SessionRecord
         watermark: row.get::<_, Place>("watermark")?.0,
         stopped_at: row.get::<_, Place>("stopped_at")?.0,
         last_notice: notice_cause.zip(notice_at),
+        people: sql::document(row, "people")?,
+        status_shown: row.get("status_shown")?,
         next_number: row.get("next_number")?,
         created_at: sql::moment(row, "created_at")?,
         last_activity: sql::moment(row, "last_activity")?,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::registry::Letter;
+use super::statuses::{self, Wish};
 use super::{Shared, sender};
 use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
 use crate::chat::{Author, ChatMessage, ChatTime, MessageId, Person, ThreadKey};
@@ -87,6 +88,9 @@ impl Hands {
             Effect::AnswerHistory { request, before, limit } => self.answer_history(request, before, limit),
             Effect::DropSubmits => {
                 self.stops.fetch_add(1, Ordering::AcqRel);
+            }
+            Effect::Status { text, distrust, generation } => {
+                statuses::show(&self.shared, &self.key, &Wish { text, distrust, generation });
             }
             Effect::Flush => sender::wake(&self.shared, &self.key),
         }

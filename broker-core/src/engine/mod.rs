@@ -14,6 +14,7 @@
 //! | `live` | one task per live session: its machine, its queue |
 //! | `effects` | what a session's steps ask for: calls to the agent, look-ups |
 //! | `sender` | one task per thread with open parts |
+//! | `statuses` | one task per thread beside which something stands |
 //! | `supervisor` | the runtime's events, handed to their sessions |
 //! | `people` | who somebody is, remembered for a day |
 
@@ -24,6 +25,7 @@ mod people;
 mod registry;
 mod router;
 mod sender;
+mod statuses;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,7 @@ use crate::store::{OwnerId, StateStore, StoreError};
 use people::People;
 use registry::Registry;
 use sender::Sender;
+use statuses::Statuses;
 
 /// The implementations that a broker is made of.
 #[derive(Clone)]
@@ -123,6 +126,7 @@ pub(crate) struct Shared {
     pub(crate) people: People,
     pub(crate) registry: Registry,
     pub(crate) sender: Sender,
+    pub(crate) statuses: Statuses,
     pub(crate) tasks: TaskTracker,
     /// No new envelopes.
     pub(crate) closing: CancellationToken,
@@ -149,18 +153,21 @@ impl Broker {
     /// When the store cannot be read.
     pub async fn start(parts: Parts, settings: Settings) -> Result<Self, StoreError> {
         let transport = Arc::clone(&parts.transport);
+        let capabilities = transport.capabilities();
         let around = Arc::new(Surroundings {
             render: Arc::new(move |text| transport.render(text)),
             sessions_root: settings.sessions_root.clone(),
             turn_idle: settings.turn_idle,
             initial_history: settings.initial_history.min(settings.history_limit),
             history_limit: settings.history_limit,
+            shows_status: capabilities.status || capabilities.reactions,
         });
         let shared = Arc::new(Shared {
             owner: OwnerId::new(parts.ids.next()),
             people: People::new(&parts),
             registry: Registry::default(),
             sender: Sender::new(),
+            statuses: Statuses::new(capabilities),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
@@ -224,7 +231,10 @@ impl Broker {
         if tokio::time::timeout(grace, quiet).await.is_err() {
             tracing::info!(busy = shared.registry.busy(), "the grace period is over; the next broker goes on");
         }
-        shared.sender.settle(Duration::from_secs(5).min(grace)).await;
+        tokio::join!(
+            shared.sender.settle(Duration::from_secs(5).min(grace)),
+            shared.statuses.clear_all(Duration::from_secs(8).min(grace)),
+        );
         shared.ending.cancel();
         shared.tasks.close();
         if tokio::time::timeout(Duration::from_secs(15), shared.tasks.wait()).await.is_err() {

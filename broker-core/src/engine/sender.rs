@@ -155,6 +155,7 @@ fn report(shared: &Shared, part: &PartRow, result: &Result<crate::chat::Receipt,
     match result {
         Ok(_) => {
             tracing::info!(session = %part.thread, part = %part.id, kind = part.kind.as_str(), "posted");
+            shared.statuses.posted(&part.thread);
             shared.sender.health.send_if_modified(|health| {
                 let changed = !health.ok;
                 *health = PartHealth::well();

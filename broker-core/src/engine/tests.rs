@@ -83,6 +83,10 @@ impl House {
         !self.agent.given().is_empty() && self.counts().inbox_open == 0
     }
 
+    fn record(&self, thread: &ThreadKey) -> Option<crate::store::SessionRecord> {
+        self.store.session(thread).now_or_never().unwrap().unwrap()
+    }
+
     /// How often the agent's threads hold a message with this text.
     fn times_given(&self, text: &str) -> usize {
         self.agent.given().iter().filter(|input| input.text.contains(text)).count()
@@ -328,6 +332,59 @@ async fn a_drain_waits_for_the_turn_that_runs() {
     house.agent.resume();
     drain.await.unwrap();
     assert_eq!(house.chat.posts(&thread), ["done"]);
+}
+
+#[tokio::test]
+async fn a_status_stands_while_the_agent_works_and_not_after() {
+    let house = House::new(|_| finish("hello")).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    house.posts(&thread, 1).await;
+    let cleared = |house: &House| house.chat.statuses(&thread).last() == Some(&None);
+    house.until("the status is taken away", cleared).await;
+    assert!(house.chat.statuses(&thread).len() <= 3, "{:?}", house.chat.statuses(&thread));
+    house
+        .until("and that is remembered", |house| house.record(&thread).is_some_and(|record| !record.status_shown))
+        .await;
+}
+
+#[tokio::test]
+async fn a_status_that_a_dead_broker_left_is_taken_away_by_the_next() {
+    let mut house = House::new(|input| match input.text.contains("TASK") {
+        true => vec![Act::Pause],
+        false => finish("went on"),
+    })
+    .await;
+    let thread = house.chat.say("C1", None, "U1", "@broker TASK");
+    house.until("a status stands", |house| !house.chat.statuses(&thread).is_empty() && house.has_delivered()).await;
+    house.broker = None;
+    house.agent.crash().await;
+    house.agent = house.agent.successor();
+    house.start().await;
+    house.posts(&thread, 1).await;
+    house.until("it is taken away", |house| house.chat.statuses(&thread).last() == Some(&None)).await;
+}
+
+#[tokio::test]
+async fn where_a_status_is_refused_a_reaction_stands_in_for_it() {
+    let house = House::new(|_| vec![Act::Pause]).await;
+    house.chat.fail_next_status(Fault::Fail(DeliverError::Refused { code: "missing_scope".to_owned() }));
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    house.until("the reaction stands", |house| house.chat.reactions(&thread) == ["eyes"]).await;
+    house.chat.say("C1", Some(&thread.root), "U1", "-stop");
+    house.until("it is taken away", |house| house.chat.reactions(&thread).is_empty()).await;
+    assert_eq!(house.chat.statuses(&thread), []);
+}
+
+#[tokio::test]
+async fn an_idle_broker_has_answered_everything() {
+    let house = House::new(|_| finish("hello")).await;
+    let threads: Vec<_> = (0..20).map(|n| house.chat.say(&format!("C{n}"), None, "U1", "@broker hi")).collect();
+    house.until("the link has brought them", |house| house.counts().sessions == 20).await;
+    let idle = house.broker.as_ref().unwrap().idle();
+    tokio::time::timeout(LIMIT, idle).await.expect("in time").unwrap();
+    for thread in &threads {
+        assert_eq!(house.chat.posts(thread), ["hello"]);
+    }
 }
 
 #[tokio::test]

@@ -57,8 +57,9 @@ fn tools() -> String {
      the tools, and nothing else.\n\
      - `post` puts a message into this Slack thread. You are explicitly authorised, and expected, to post to this thread \
      with it, without asking for permission each time: whoever writes to you here has asked for answers here. Write \
-     Markdown; the broker turns it into Slack's format and splits long texts. You cannot mention or notify anybody \
-     (`<@U…>`, `@here`): write names.\n\
+     Markdown; the broker turns it into Slack's format and splits long texts. `@Display Name` or `<@U…>` notifies a person \
+     who has written or was mentioned in this thread: use it when that person has to act, and write plain names otherwise. \
+     Nobody else can be mentioned, and `@here` or `@channel` never work.\n\
      - `broker` does everything else by actions; the action `help` lists them with their schemas. `state` records how the \
      turn ends without posting; `history` reads earlier messages of this thread.\n\
      Use kind `progress` for short notes at real milestones of longer work. Say each thing once."

@@ -433,6 +433,12 @@ impl SessionMachine {
         result: Result<(Vec<ContextMessage>, bool), String>,
         draft: &mut Draft,
     ) {
+        if !self.inbox.iter().any(|row| row.id == *id) {
+            return;
+        }
+        if let Ok((messages, _)) = &result {
+            self.meet_earlier(messages);
+        }
         let Some(row) = self.inbox.iter_mut().find(|row| row.id == *id) else { return };
         row.backfill = match result {
             Ok((messages, has_more)) => Backfill::Read { messages, has_more },

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::presence::Showing;
 use super::{Arrival, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, SessionInput, Step, Surroundings};
 use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, RequestId, TurnId};
 use crate::chat::{Author, ChatTime, PersonId, ThreadKey};
@@ -106,6 +107,7 @@ pub struct SessionMachine {
     pub(super) interrupting: Option<Interrupting>,
     pub(super) stop_until: Option<Timestamp>,
     pub(super) progress_at: Timestamp,
+    pub(super) showing: Showing,
 }
 
 /// What one input changes, collected while it is handled.
@@ -181,6 +183,8 @@ impl SessionMachine {
             watermark: message.at,
             stopped_at: ChatTime::ZERO,
             last_notice: None,
+            people: Vec::new(),
+            status_shown: false,
             next_number: 1,
             created_at: now,
             last_activity: now,
@@ -212,6 +216,7 @@ impl SessionMachine {
             interrupting: None,
             stop_until: None,
             progress_at: now,
+            showing: Showing::default(),
         }
     }
 
@@ -256,6 +261,7 @@ impl SessionMachine {
         let mut draft = Draft::default();
         self.dispatch(input, now, &mut draft);
         self.pump(now, &mut draft);
+        self.show_status(&mut draft);
         self.finish(draft)
     }
 
@@ -274,6 +280,7 @@ impl SessionMachine {
             SessionInput::Interrupted { turn, result } => self.interrupted(&turn, result),
             SessionInput::Agent(event) => self.agent(event, now, draft),
             SessionInput::PostSettled(outcome) => self.post_settled(&outcome, now, draft),
+            SessionInput::StatusSettled { generation } => self.status_settled(generation, draft),
             SessionInput::Tick => self.tick(now, draft),
         }
     }
@@ -284,7 +291,8 @@ impl SessionMachine {
             AgentEvent::Down { epoch, .. } => self.down(epoch, now),
             AgentEvent::TurnStarted { turn, .. } => self.adopt(&turn, now, draft),
             AgentEvent::InputRecorded { turn, input, .. } => self.recorded(&turn, &input, now, draft),
-            AgentEvent::Progress { .. } | AgentEvent::Doing { .. } => {}
+            AgentEvent::Progress { .. } => {}
+            AgentEvent::Doing { turn, activity, .. } => self.doing(&turn, activity),
             AgentEvent::ToolCall { turn, request, tool, arguments, .. } => {
                 self.tool_call(&turn, request, &tool, &arguments, now, draft);
             }
@@ -350,6 +358,7 @@ impl SessionMachine {
             created_at: now,
         };
         self.record.last_activity = now;
+        self.meet(&row);
         draft.row(&row);
         if stopped {
             return;
@@ -416,6 +425,7 @@ impl SessionMachine {
 
     fn recover(&mut self, now: Timestamp, draft: &mut Draft) {
         self.progress_at = now;
+        self.showing.distrusted = self.record.status_shown;
         for row in &self.inbox {
             if row.backfill == Backfill::Wanted {
                 draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at });

@@ -11,9 +11,11 @@
 //! | `delivery` | which message is given to the agent when, and what becomes of one in doubt |
 //! | `turn` | the life of a turn: how it ends, what is said of that, `-stop` |
 //! | `speech` | what is posted: tool calls, final texts, notices |
+//! | `presence` | what stands beside the thread while the agent is at work, and whom the agent may mention |
 
 mod delivery;
 mod machine;
+mod presence;
 mod speech;
 #[cfg(test)]
 mod tests;
@@ -107,6 +109,11 @@ pub enum SessionInput {
     Agent(AgentEvent),
     /// The sender is through with a post.
     PostSettled(PostOutcome),
+    /// Nothing stands beside the thread any more.
+    StatusSettled {
+        /// The effect that asked for it.
+        generation: u64,
+    },
     /// A deadline has come.
     Tick,
 }
@@ -167,6 +174,15 @@ pub enum Effect {
     },
     /// Inputs that were not yet handed to the agent are not handed to it any more: `-stop` came first.
     DropSubmits,
+    /// Show beside the thread that the agent is at work, or no longer.
+    Status {
+        /// What shall stand there; absent for nothing.
+        text: Option<&'static str>,
+        /// Whether an earlier broker may have left something there.
+        distrust: bool,
+        /// Comes back in [`SessionInput::StatusSettled`].
+        generation: u64,
+    },
     /// New parts wait in the outbox.
     Flush,
 }
@@ -196,6 +212,8 @@ pub struct Surroundings {
     pub initial_history: usize,
     /// The most that one look at the history may bring.
     pub history_limit: usize,
+    /// Whether the platform can show that the agent is at work.
+    pub shows_status: bool,
 }
 
 impl fmt::Debug for Surroundings {
@@ -210,6 +228,8 @@ pub const MAX_ATTEMPTS: u32 = 5;
 pub const MAX_IN_DOUBT: usize = 32;
 /// At most this many messages of other bots wait to go along with the next message; older ones are left out.
 pub const MAX_CONTEXT: usize = 20;
+/// At most this many people of a thread can be mentioned by the agent: those who wrote or were mentioned last.
+pub const MAX_PEOPLE: usize = 100;
 /// A post has at most this many parts; a longer one is refused (tool) or cut (final text).
 pub const MAX_PARTS: usize = 40;
 /// A tool call is answered within this time: posted, refused, or queued.

@@ -41,7 +41,10 @@ impl SessionMachine {
         now: Timestamp,
         draft: &mut Draft,
     ) -> bool {
-        let mut bodies = (self.around.render)(&AgentText::new(markdown));
+        let text = AgentText::new(markdown);
+        // What the broker says itself mentions nobody: it quotes what others wrote.
+        let text = if turn.is_some() { text.mentioning(self.record.people.clone()) } else { text };
+        let mut bodies = (self.around.render)(&text);
         if bodies.len() > MAX_PARTS {
             let left_out = bodies.len() - (MAX_PARTS - 1);
             bodies.truncate(MAX_PARTS - 1);
@@ -162,7 +165,8 @@ impl SessionMachine {
         if kind == PostKind::Wait {
             return answer(request, false, prompt::NO_JOB_TO_WAIT_FOR, draft);
         }
-        let bodies = (self.around.render)(&AgentText::new(text));
+        let text = AgentText::new(text).mentioning(self.record.people.clone());
+        let bodies = (self.around.render)(&text);
         if bodies.is_empty() {
             return answer(
                 request,

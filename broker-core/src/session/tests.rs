@@ -17,6 +17,8 @@ use crate::store::{
     Backfill, Fence, InboxKind, InboxRow, InboxState, PartRow, PartState, Revision, SessionId, SessionRows, TurnRow,
 };
 
+mod presence;
+
 /// A machine, a clock, and what was committed.
 struct Rig {
     machine: SessionMachine,
@@ -28,6 +30,9 @@ struct Rig {
     turns: BTreeMap<TurnId, TurnRow>,
     parts: Vec<PartRow>,
     effects: Vec<Effect>,
+    /// What shall stand beside the thread; the last word with its number.
+    statuses: Vec<Option<&'static str>>,
+    asked: u64,
 }
 
 fn arrival(second: u64, text: &str, root: Option<&str>) -> Arrival {
@@ -64,6 +69,7 @@ fn around() -> Arc<Surroundings> {
         turn_idle: Duration::from_secs(900),
         initial_history: 8,
         history_limit: 50,
+        shows_status: true,
     })
 }
 
@@ -85,6 +91,8 @@ impl Rig {
             turns: BTreeMap::new(),
             parts: Vec::new(),
             effects: Vec::new(),
+            statuses: Vec::new(),
+            asked: 0,
         };
         rig.step(SessionInput::Message(first));
         rig
@@ -116,8 +124,23 @@ impl Rig {
         }
         self.compare();
         self.cannot_spin();
+        let effects = self.look_at_status(effects);
         self.effects.extend(effects.clone());
         effects
+    }
+
+    /// What stands beside the thread has tests of its own: the others look at the rest.
+    fn look_at_status(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+        let is_status = |effect: &Effect| matches!(effect, Effect::Status { .. });
+        let (statuses, rest): (Vec<_>, Vec<_>) = effects.into_iter().partition(is_status);
+        for status in statuses {
+            let Effect::Status { text, generation, .. } = status else { continue };
+            self.statuses.push(text);
+            self.asked = generation;
+            let remembered = self.record.as_ref().is_some_and(|record| record.status_shown);
+            assert!(text.is_none() || remembered, "what is shown has to be known after a crash");
+        }
+        rest
     }
 
     /// A deadline that has come is one at which something happens: else the task around the machine would spin.
@@ -268,7 +291,7 @@ fn a_mention_inside_a_thread_waits_for_its_history() {
     let mut machine = SessionMachine::begin(around(), Fence(1), birth, &first, now);
     let step = machine.handle(SessionInput::Message(first), now);
     let row = InputId::new("s-i1");
-    assert_eq!(step.effects, [Effect::Backfill { row: row.clone(), before: ChatTime::from_micros(200_000_000) }]);
+    assert_eq!(step.effects[0], Effect::Backfill { row: row.clone(), before: ChatTime::from_micros(200_000_000) });
     let reason = "no answer within 10 s".to_owned();
     let step = machine.handle(SessionInput::Backfilled { row, result: Err(reason.clone()) }, now);
     assert_eq!(step.effects, [Effect::Open { known: None }], "without its history the message goes all the same");

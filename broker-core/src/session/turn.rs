@@ -40,6 +40,7 @@ impl SessionMachine {
         draft.turn(&row);
         self.turn = Some(row);
         self.turn_posts.clear();
+        self.idle_hands();
         self.record.running_turn = Some(turn.clone());
         self.progress_at = now;
         if stopped {
@@ -62,6 +63,7 @@ impl SessionMachine {
         turn.ended = Some((now, end));
         draft.turn(&turn);
         self.remember_ended(&turn.id);
+        self.idle_hands();
         if self.record.running_turn.as_ref() == Some(&turn.id) {
             self.record.running_turn = None;
         }

@@ -54,6 +54,7 @@ pub async fn all(world: &dyn ChatWorld) {
     posts_are_found_by_their_keys(world).await;
     a_post_whose_answer_was_lost_is_found(world).await;
     what_one_person_is_shown_leaves_no_trace(world).await;
+    a_status_and_a_reaction_may_be_repeated(world).await;
     pages_hold_half_open_ranges(world).await;
     pages_follow_each_other(world).await;
     heads_are_roots_newest_first(world).await;
@@ -126,6 +127,27 @@ pub async fn a_post_whose_answer_was_lost_is_found(world: &dyn ChatWorld) {
     assert!(matches!(outcome, Err(DeliverError::Unknown { .. })), "in doubt, but it says {outcome:?}");
     let found = world.transport().find(&thread, &[OpKey::new("lost-1")], ChatTime::ZERO).await;
     assert_eq!(must(found, "find").len(), 1, "it is there, once");
+}
+
+/// What stands beside a thread is no message, and may be set and taken away as often as one likes.
+pub async fn a_status_and_a_reaction_may_be_repeated(world: &dyn ChatWorld) {
+    let chat = world.transport();
+    let thread = new_thread(world).await;
+    let before = whole(world, &thread).await;
+    let status = |text: Option<&str>| ChatOp::Status { thread: thread.clone(), text: text.map(str::to_owned) };
+    let react = |on| ChatOp::React { thread: thread.clone(), name: "eyes".to_owned(), on };
+    let mut ops = Vec::new();
+    if chat.capabilities().status {
+        ops.extend([status(None), status(Some("is <thinking> & more…")), status(Some("is done")), status(None)]);
+    }
+    if chat.capabilities().reactions {
+        ops.extend([react(false), react(true), react(true), react(false), react(false)]);
+    }
+    for (number, op) in ops.iter().enumerate() {
+        let receipt = must(chat.perform(&OpKey::new(format!("beside-{number}")), op).await, "what stands beside");
+        assert_eq!(receipt.message, None, "{op:?} is no message");
+    }
+    assert_eq!(whole(world, &thread).await.len(), before.len(), "nothing was added to the thread");
 }
 
 /// A line that one person is shown is no message.

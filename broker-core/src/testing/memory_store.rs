@@ -268,7 +268,11 @@ impl StateStore for MemoryStore {
 
     async fn sessions_with_work(&self) -> Result<Vec<ThreadKey>, StoreError> {
         let state = self.state();
-        Ok(state.sessions.keys().filter(|key| state.has_work(key)).cloned().collect())
+        let shown = |key: &&ThreadKey| {
+            let record = state.sessions.get(*key).and_then(|session| session.record.as_ref());
+            record.is_some_and(|record| record.status_shown)
+        };
+        Ok(state.sessions.keys().filter(|key| state.has_work(key) || shown(key)).cloned().collect())
     }
 
     async fn busy_sessions_in(&self, conversation: &ConversationKey) -> Result<Vec<ThreadKey>, StoreError> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::agent::{AgentThreadId, InputId, TurnId};
 use crate::chat::{
     Author, ChatMessage, ChatTime, ConversationId, ConversationKey, ConversationKind, FileRef, InstallationId,
-    MessageId, OpKey, PartBody, Person, PersonId, RawEnvelope, Standing, ThreadKey,
+    Mentionable, MessageId, OpKey, PartBody, Person, PersonId, RawEnvelope, Standing, ThreadKey,
 };
 use crate::clock::Timestamp;
 use crate::store::{
@@ -173,6 +173,8 @@ fn record(key: &ThreadKey) -> SessionRecord {
         watermark: ChatTime::from_micros(7),
         stopped_at: ChatTime::ZERO,
         last_notice: None,
+        people: Vec::new(),
+        status_shown: false,
         next_number: 3,
         created_at: Timestamp::from_millis(1),
         last_activity: Timestamp::from_millis(2),
@@ -188,6 +190,8 @@ fn full_record(key: &ThreadKey) -> SessionRecord {
         running_turn: Some(TurnId::new("t1")),
         stopped_at: ChatTime::MAX,
         last_notice: Some(("quota".to_owned(), Timestamp::from_millis(-5))),
+        people: vec![Mentionable { id: PersonId::new("U1"), names: vec!["Ada \"A\" L.".to_owned(), "ada".to_owned()] }],
+        status_shown: true,
         ..record(key)
     }
 }

@@ -25,6 +25,8 @@ pub enum Trouble {
     DoneThenHang,
     /// It is done, and the connection closes before the answer.
     LoseAnswer,
+    /// The connection closes, and it is done after this time.
+    LandsLate(Duration),
     /// The connection closes, nothing done.
     Drop,
 }

@@ -107,6 +107,10 @@ fn post_message(state: &mut State, args: &mut Args) -> Answer {
     }
     let message = state.add_message(&channel.id, thread.as_deref(), None, fields);
     state.announce(&channel.id, &message);
+    // A reply of the app takes its status away: https://docs.slack.dev/reference/methods/assistant.threads.setStatus.
+    if let Some(thread) = &thread {
+        state.standing.remove(&(channel.id.clone(), thread.clone()));
+    }
     let object = state.object(&channel.id, &message, true);
     Ok(json!({ "channel": channel.id, "ts": message.ts, "message": object }))
 }
@@ -313,6 +317,6 @@ fn set_status(state: &mut State, args: &mut Args) -> Answer {
     if !known {
         return Err("channel_not_found");
     }
-    state.statuses.push((channel, thread, status));
+    state.set_status(channel, thread, status);
     Ok(json!({}))
 }

@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::Message as Frame;
 pub use faults::Trouble;
 pub use people::{Channel, ChannelKind, Kind, User};
 pub use socket::{Connection, Envelope};
-pub use state::{Call, Ephemeral, Message, Redelivery, State};
+pub use state::{Call, Ephemeral, Message, Redelivery, State, StatusChange};
 
 use crate::watched::Watched;
 use crate::wire::{self, Server};

@@ -66,6 +66,19 @@ pub struct Ephemeral {
     pub text: String,
 }
 
+/// A status that was set, or taken away with an empty text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusChange {
+    /// Where.
+    pub channel: String,
+    /// Beside which thread.
+    pub thread: String,
+    /// What stands behind the bot's name.
+    pub text: String,
+    /// When it took effect.
+    pub at: Instant,
+}
+
 /// How an unacknowledged envelope comes again. Slack's own pauses for HTTP are: at once, one minute, five minutes; for
 /// sockets none are documented.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +102,9 @@ pub struct State {
     pub(super) messages: BTreeMap<String, BTreeMap<u64, Message>>,
     pub(super) ephemerals: Vec<Ephemeral>,
     pub(super) reactions: BTreeSet<(String, String, String)>,
-    pub(super) statuses: Vec<(String, String, String)>,
+    pub(super) statuses: Vec<StatusChange>,
+    /// What stands beside which thread, by channel and root.
+    pub(super) standing: BTreeMap<(String, String), String>,
     pub(super) calls: Vec<Call>,
     pub(super) violations: Vec<String>,
     pub(super) faults: Vec<Fault>,
@@ -132,6 +147,7 @@ impl State {
             ephemerals: Vec::new(),
             reactions: BTreeSet::new(),
             statuses: Vec::new(),
+            standing: BTreeMap::new(),
             calls: Vec::new(),
             violations: Vec::new(),
             faults: Vec::new(),
@@ -213,6 +229,17 @@ impl State {
         message
     }
 
+    /// Sets the status of a thread, or takes it away with an empty text.
+    pub(super) fn set_status(&mut self, channel: String, thread: String, text: String) {
+        let place = (channel.clone(), thread.clone());
+        if text.is_empty() {
+            self.standing.remove(&place);
+        } else {
+            self.standing.insert(place, text.clone());
+        }
+        self.statuses.push(StatusChange { channel, thread, text, at: Instant::now() });
+    }
+
     /// Sends the events that Slack sends for a message; returns their ids.
     pub(super) fn announce(&mut self, channel: &str, message: &Message) -> Vec<String> {
         let channel = self.channels.get(channel).expect("a conversation of the workspace").clone();
@@ -285,6 +312,22 @@ impl State {
     /// The ephemeral lines so far.
     pub fn ephemerals(&self) -> &[Ephemeral] {
         &self.ephemerals
+    }
+
+    /// The statuses of a thread that were set, and taken away with an empty text, in the order of their effect.
+    pub fn statuses(&self, channel: &str, root: &str) -> Vec<StatusChange> {
+        let of_thread = |change: &&StatusChange| change.channel == channel && change.thread == root;
+        self.statuses.iter().filter(of_thread).cloned().collect()
+    }
+
+    /// The statuses that stand, by channel and root.
+    pub fn standing(&self) -> &BTreeMap<(String, String), String> {
+        &self.standing
+    }
+
+    /// The reactions of the broker: channel, message, name.
+    pub fn reactions(&self) -> &BTreeSet<(String, String, String)> {
+        &self.reactions
     }
 
     /// The envelopes so far.

@@ -18,7 +18,7 @@ use super::{APP_TOKEN, BOT_TOKEN, Shared, methods, socket};
 use crate::wire::{Body, Dropped, full, response};
 
 /// What was asked, brought into one shape. Of a form or a query every value is a string.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Args {
     pub(super) values: Map<String, Value>,
     /// Breaches of the protocol, found on the way.
@@ -113,6 +113,13 @@ pub(super) async fn serve(
     let mut args = arguments(&head.headers, &query, &body);
     let fault = shared.state.change(|state| take_fault(state, &method, &args));
     let token = token(&head.headers, &mut args);
+    if let Some(Trouble::LandsLate(pause)) = fault {
+        let (shared, method, token, mut args) = (Arc::clone(&shared), method.clone(), token.clone(), args.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            shared.state.change(|state| perform(state, &shared, &method, token.as_deref(), &mut args).is_ok());
+        });
+    }
     let (done, lost) = match &fault {
         Some(Trouble::Delay(pause)) => {
             tokio::time::sleep(*pause).await;
@@ -185,7 +192,7 @@ async fn fail(trouble: &Trouble, stop: &CancellationToken) -> Result<Response<Bo
             let body = json!({ "ok": false, "error": code }).to_string();
             Ok(response(StatusCode::OK, "application/json", full(body)))
         }
-        Trouble::LoseAnswer | Trouble::Drop | Trouble::Delay(_) => Err(Dropped),
+        Trouble::LoseAnswer | Trouble::Drop | Trouble::Delay(_) | Trouble::LandsLate(_) => Err(Dropped),
     }
 }
 

@@ -1,0 +1,223 @@
+//! Keeps what stands beside a thread true: one task per thread for which something is to be shown or taken away, which makes
+//! its calls one after another. What is to be done next is decided in [`crate::status`].
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::sync::Notify;
+
+use super::Shared;
+use super::registry::{self, Letter};
+use crate::chat::{ChatCapabilities, ChatOp, ConversationKey, OpKey, ThreadKey};
+use crate::clock::Timestamp;
+use crate::session::SessionInput;
+use crate::status::{Next, StatusCall, StatusLine, Way};
+
+/// The reaction that stands in for a status.
+const REACTION: &str = "eyes";
+/// Conversations whose refusal of a status is remembered.
+const MAX_REFUSALS: NonZeroUsize = match NonZeroUsize::new(4096) {
+    Some(count) => count,
+    None => NonZeroUsize::MIN,
+};
+/// How long it is remembered: an operator may have mended it since.
+const REFUSAL_KEPT: Duration = Duration::from_secs(60 * 60);
+
+/// What a session wants to be shown.
+#[derive(Debug, Clone)]
+pub(super) struct Wish {
+    pub(super) text: Option<&'static str>,
+    pub(super) distrust: bool,
+    pub(super) generation: u64,
+}
+
+/// What a thread's task has not taken in yet.
+#[derive(Debug, Default)]
+struct Orders {
+    wish: Option<Wish>,
+    posted: bool,
+    notify: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Lanes {
+    /// Bounded by the live sessions.
+    open: HashMap<ThreadKey, Orders>,
+    /// The broker ends: nothing new is shown.
+    closing: bool,
+}
+
+/// The threads beside which something stands. The locks are held for map operations alone, never across an await.
+pub(crate) struct Statuses {
+    lanes: Mutex<Lanes>,
+    /// Where a status was refused, how it is shown instead, and since when.
+    refusals: Mutex<LruCache<ConversationKey, (Way, Timestamp)>>,
+    best: Way,
+    left: Notify,
+}
+
+impl Statuses {
+    pub(super) fn new(capabilities: ChatCapabilities) -> Self {
+        let best = match capabilities {
+            ChatCapabilities { status: true, .. } => Way::Status,
+            ChatCapabilities { reactions: true, .. } => Way::Reaction,
+            _ => Way::Nothing,
+        };
+        Self { lanes: Mutex::default(), refusals: Mutex::new(LruCache::new(MAX_REFUSALS)), best, left: Notify::new() }
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, LruCache<ConversationKey, (Way, Timestamp)>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The broker has posted into a thread, which takes its status away.
+    pub(super) fn posted(&self, thread: &ThreadKey) {
+        if let Some(orders) = self.lanes().open.get_mut(thread) {
+            orders.posted = true;
+            orders.notify.notify_one();
+        }
+    }
+
+    /// Takes everything away, and waits until nothing stands any more, at most `limit`.
+    pub(super) async fn clear_all(&self, limit: Duration) {
+        {
+            let mut lanes = self.lanes();
+            lanes.closing = true;
+            for orders in lanes.open.values_mut() {
+                let known = orders.wish.take();
+                let generation = known.as_ref().map_or(0, |wish| wish.generation);
+                let distrust = known.is_some_and(|wish| wish.distrust);
+                orders.wish = Some(Wish { text: None, distrust, generation });
+                orders.notify.notify_one();
+            }
+        }
+        let empty = async {
+            while !self.lanes().open.is_empty() {
+                let _ = tokio::time::timeout(Duration::from_millis(50), self.left.notified()).await;
+            }
+        };
+        if tokio::time::timeout(limit, empty).await.is_err() {
+            tracing::warn!("a status is left standing; the next broker takes it away");
+        }
+    }
+
+    /// How a conversation's status is shown.
+    fn way(&self, conversation: &ConversationKey, now: Timestamp) -> Way {
+        let mut refusals = self.refusals();
+        match refusals.get(conversation) {
+            Some((way, since)) if now.since(*since) < REFUSAL_KEPT => *way,
+            _ => self.best,
+        }
+    }
+}
+
+/// Shows, or takes away, what a session wishes.
+pub(super) fn show(shared: &Arc<Shared>, thread: &ThreadKey, wish: &Wish) {
+    let mut lanes = shared.statuses.lanes();
+    if lanes.closing {
+        return;
+    }
+    if let Some(orders) = lanes.open.get_mut(thread) {
+        let distrust = wish.distrust || orders.wish.as_ref().is_some_and(|known| known.distrust);
+        orders.wish = Some(Wish { distrust, ..wish.clone() });
+        orders.notify.notify_one();
+        return;
+    }
+    let notify = Arc::new(Notify::new());
+    let orders = Orders { wish: Some(wish.clone()), posted: false, notify: Arc::clone(&notify) };
+    lanes.open.insert(thread.clone(), orders);
+    drop(lanes);
+    shared.tasks.spawn(run(Arc::clone(shared), thread.clone(), notify));
+}
+
+/// Takes in what has changed.
+fn take_orders(shared: &Shared, thread: &ThreadKey, line: &mut StatusLine, generation: &mut u64) {
+    let mut lanes = shared.statuses.lanes();
+    let Some(orders) = lanes.open.get_mut(thread) else { return };
+    if std::mem::take(&mut orders.posted) {
+        line.posted();
+    }
+    if let Some(wish) = orders.wish.take() {
+        *generation = wish.generation;
+        line.want(wish.text);
+        if wish.distrust {
+            line.distrust();
+        }
+    }
+}
+
+/// Whether the task may end; not when a wish came meanwhile.
+fn leave(shared: &Shared, thread: &ThreadKey) -> bool {
+    let mut lanes = shared.statuses.lanes();
+    if lanes.open.get(thread).is_some_and(|orders| orders.wish.is_some()) {
+        return false;
+    }
+    lanes.open.remove(thread);
+    drop(lanes);
+    shared.statuses.left.notify_waiters();
+    true
+}
+
+async fn run(shared: Arc<Shared>, thread: ThreadKey, notify: Arc<Notify>) {
+    let conversation = thread.conversation_key();
+    let clock = Arc::clone(&shared.parts.clock);
+    let mut line = StatusLine::new(shared.statuses.way(&conversation, clock.now()), clock.now());
+    let mut generation = 0;
+    while !shared.ending.is_cancelled() {
+        take_orders(&shared, &thread, &mut line, &mut generation);
+        let until = match line.next(clock.now()) {
+            Next::Call(call) => {
+                perform(&shared, &thread, &mut line, call).await;
+                continue;
+            }
+            Next::Wait(until) => Some(until),
+            Next::Rest => None,
+            Next::Settled { clean } => {
+                if !leave(&shared, &thread) {
+                    continue;
+                }
+                if clean {
+                    let letter = Letter::Input(Box::new(SessionInput::StatusSettled { generation }));
+                    // A session with a full queue remembers that something may stand, and looks again after a restart.
+                    let _ = registry::try_send(&shared, &thread, letter);
+                }
+                return;
+            }
+        };
+        tokio::select! {
+            () = shared.ending.cancelled() => {}
+            () = notify.notified() => {}
+            () = clock.sleep_until(until.unwrap_or_default()), if until.is_some() => {}
+        }
+    }
+    leave(&shared, &thread);
+}
+
+async fn perform(shared: &Shared, thread: &ThreadKey, line: &mut StatusLine, call: StatusCall) {
+    let op = match call {
+        StatusCall::Set(text) => ChatOp::Status { thread: thread.clone(), text: Some(text.to_owned()) },
+        StatusCall::Clear => ChatOp::Status { thread: thread.clone(), text: None },
+        StatusCall::React => ChatOp::React { thread: thread.clone(), name: REACTION.to_owned(), on: true },
+        StatusCall::Unreact => ChatOp::React { thread: thread.clone(), name: REACTION.to_owned(), on: false },
+    };
+    let key = OpKey::new(shared.parts.ids.next());
+    let result = shared.parts.transport.perform(&key, &op).await;
+    let now = shared.parts.clock.now();
+    let before = line.way();
+    line.answered(call, result.as_ref().map(|_| ()), now);
+    if let Err(error) = &result {
+        tracing::debug!(session = %thread, ?call, %error, "a status was not confirmed");
+    }
+    if line.way() != before {
+        let conversation = thread.conversation_key();
+        tracing::info!(session = %thread, way = ?line.way(), "a status is refused here; it is shown otherwise");
+        shared.statuses.refusals().put(conversation, (line.way(), now));
+    }
+}
