@@ -128,6 +128,11 @@ impl StatusLine {
         self.way
     }
 
+    /// Before this moment there is no further call: whoever forgets the line earlier may call too soon.
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
+    }
+
     /// From here on this shall stand, or nothing.
     pub fn want(&mut self, text: Option<&'static str>) {
         self.wanted = text;

@@ -179,6 +179,10 @@ async fn run(shared: Arc<Shared>, thread: ThreadKey, notify: Arc<Notify>) {
             }
             Next::Wait(until) => Some(until),
             Next::Rest => None,
+            // A line that is forgotten at once would let the next turn's first call follow on the heels of this one's last.
+            Next::Settled { .. } if clock.now() < line.not_before() && !shared.statuses.lanes().closing => {
+                Some(line.not_before())
+            }
             Next::Settled { clean } => {
                 if !leave(&shared, &thread) {
                     continue;
