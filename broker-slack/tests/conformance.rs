@@ -28,6 +28,8 @@ struct Workspace {
     messages: Vec<(String, Value)>,
     /// Envelope id and frame, until they are acknowledged.
     pending: Vec<(String, String)>,
+    /// Message and name.
+    reactions: std::collections::BTreeSet<String>,
     clock: u64,
     lose_next_answer: bool,
 }
@@ -70,6 +72,9 @@ impl Workspace {
                 }
             }
             "chat.postEphemeral" => Reply::Json(json!({"ok": true, "message_ts": "1700000000.000001"})),
+            "assistant.threads.setStatus" => Reply::Json(json!({"ok": true})),
+            "reactions.add" => self.react(&call.body, true),
+            "reactions.remove" => self.react(&call.body, false),
             "users.info" => Reply::Json(json!({"ok": true, "user": {"id": text("user"), "team_id": "T0000001"}})),
             "users.conversations" => {
                 let channels: Vec<Value> = self.channels.iter().map(|id| json!({"id": id})).collect();
@@ -82,6 +87,17 @@ impl Workspace {
                 self.listing(call, |message, _| message.get("thread_ts").is_none_or(|thread| *thread == message["ts"]))
             }
             other => panic!("{other} was called"),
+        }
+    }
+
+    /// Says so when the reaction is there already, or not any more.
+    fn react(&mut self, body: &Value, on: bool) -> Reply {
+        let reaction = format!("{} {}", body["timestamp"], body["name"]);
+        let changed = if on { self.reactions.insert(reaction) } else { self.reactions.remove(&reaction) };
+        match (changed, on) {
+            (true, _) => Reply::Json(json!({"ok": true})),
+            (false, true) => Reply::Json(json!({"ok": false, "error": "already_reacted"})),
+            (false, false) => Reply::Json(json!({"ok": false, "error": "no_reaction"})),
         }
     }
 

@@ -100,6 +100,43 @@ async fn every_failure_says_whether_it_may_have_had_an_effect() {
 }
 
 #[tokio::test]
+async fn what_stands_beside_a_thread() {
+    // Slack's word for a reaction that is there already, one that is not there any more, and for a scope that is missing.
+    let error = |code: &str| Reply::Json(json!({"ok": false, "error": code}));
+    let server = server(move |call| match (call.method.as_str(), call.body["name"].as_str(), &call.body["status"]) {
+        ("reactions.add", Some("eyes"), _) => error("already_reacted"),
+        ("reactions.remove", Some("eyes"), _) => error("no_reaction"),
+        ("reactions.remove", Some("gone"), _) => error("message_not_found"),
+        ("assistant.threads.setStatus", _, status) if status == "is refused" => error("missing_scope"),
+        ("assistant.threads.setStatus", _, status) if status == "is revoked" => error("token_revoked"),
+        ("assistant.threads.setStatus", ..) => Reply::Json(json!({"ok": true})),
+        _ => error("missing_scope"),
+    })
+    .await;
+    let slack = connect(&server.base).await.unwrap();
+    let status = |text: Option<&str>| ChatOp::Status { thread: thread(), text: text.map(str::to_owned) };
+    let react = |name: &str, on| ChatOp::React { thread: thread(), name: name.to_owned(), on };
+    for op in
+        [status(Some("is thinking…")), status(None), react("eyes", true), react("eyes", false), react("gone", false)]
+    {
+        assert_eq!(slack.perform(&OpKey::new("k"), &op).await.unwrap().message, None, "{op:?}");
+    }
+    for op in [status(Some("is refused")), react("other", true)] {
+        let outcome = slack.perform(&OpKey::new("k"), &op).await;
+        // Answers go on without that scope, so the account is well.
+        assert_eq!(outcome, Err(DeliverError::Refused { code: "missing_scope".to_owned() }));
+    }
+    let outcome = slack.perform(&OpKey::new("k"), &status(Some("is revoked"))).await;
+    assert_eq!(outcome, Err(DeliverError::Account { code: "token_revoked".to_owned() }));
+
+    let calls = server.calls("assistant.threads.setStatus");
+    let place = |text: &str| json!({"channel_id": "C1", "thread_ts": "1700000000.000100", "status": text});
+    assert_eq!((&calls[0].body, &calls[1].body), (&place("is thinking…"), &place("")));
+    let [call, ..] = &server.calls("reactions.add")[..] else { panic!("no reaction") };
+    assert_eq!(call.body, json!({"channel": "C1", "timestamp": "1700000000.000100", "name": "eyes"}));
+}
+
+#[tokio::test]
 async fn without_a_connection_nothing_was_sent() {
     let server = server(|_| Reply::Hang).await;
     let slack = connect(&server.base).await.unwrap();
