@@ -9,27 +9,34 @@ use broker_core::store::StateStore;
 use broker_http::{Api, Part};
 use tokio::sync::watch;
 
-/// The parts that come late and leave early: the link to Slack and the outbox. The port is open before they are there, so
+/// The parts that come late and leave early: the link to Slack, the outbox, the search for missed messages. The port is open before they are there, so
 /// that an operator can see what is missing.
 #[derive(Debug)]
 pub(crate) struct Board {
     link: watch::Sender<LinkHealth>,
     outbox: watch::Sender<PartHealth>,
+    recovery: watch::Sender<PartHealth>,
 }
 
 impl Board {
     /// Nothing is there yet.
     pub(crate) fn new() -> Self {
         let connecting = PartHealth::ill("connecting to Slack");
-        let link = LinkHealth { socket: connecting.clone(), scopes: connecting };
+        let link = LinkHealth { gaps: 0, socket: connecting.clone(), scopes: connecting };
         let outbox = PartHealth::ill("waits for the connection to Slack");
-        Self { link: watch::Sender::new(link), outbox: watch::Sender::new(outbox) }
+        // Nobody waits for the first search: it is no reason not to be ready.
+        let recovery = PartHealth::well().remark("no pass yet");
+        Self {
+            link: watch::Sender::new(link),
+            outbox: watch::Sender::new(outbox),
+            recovery: watch::Sender::new(recovery),
+        }
     }
 
     /// Slack does not answer for now.
     pub(crate) fn not_connected(&self, reason: &str) {
         let ill = PartHealth::ill(format!("connecting to Slack: {reason}"));
-        self.link.send_replace(LinkHealth { socket: ill.clone(), scopes: ill });
+        self.link.send_replace(LinkHealth { gaps: 0, socket: ill.clone(), scopes: ill });
     }
 
     /// The broker is stopping: whoever asks is to send nothing more.
@@ -37,10 +44,15 @@ impl Board {
         self.link.send_modify(|link| link.socket = PartHealth::ill("the broker is stopping"));
     }
 
-    /// Shows the link as it reports itself, until the returned future is dropped.
-    pub(crate) async fn follow(&self, link: watch::Receiver<LinkHealth>, outbox: watch::Receiver<PartHealth>) {
-        tokio::join!(relay(link, &self.link), relay(outbox, &self.outbox));
-        // Neither reports any more; what they said last is not the truth for ever.
+    /// Shows the link, the outbox and the search as they report themselves, until the returned future is dropped.
+    pub(crate) async fn follow(
+        &self,
+        link: watch::Receiver<LinkHealth>,
+        outbox: watch::Receiver<PartHealth>,
+        recovery: watch::Receiver<PartHealth>,
+    ) {
+        tokio::join!(relay(link, &self.link), relay(outbox, &self.outbox), relay(recovery, &self.recovery));
+        // None reports any more; what they said last is not the truth for ever.
         let ended = PartHealth::ill("it has ended; restart the broker");
         self.link.send_modify(|link| link.socket = ended.clone());
         self.outbox.send_replace(ended);
@@ -52,6 +64,7 @@ impl Board {
             .part(Part::watched("socket", self.link.subscribe(), |link| link.socket.clone()))
             .part(Part::watched("scopes", self.link.subscribe(), |link| link.scopes.clone()))
             .part(Part::watched("outbox", self.outbox.subscribe(), PartHealth::clone))
+            .part(Part::watched("recovery", self.recovery.subscribe(), PartHealth::clone))
             .part(Part::watched("runtime", runtime.health(), |health| health.runtime.clone()))
             .part(Part::watched("sandbox", runtime.health(), |health| health.sandbox.clone()))
     }
@@ -95,11 +108,12 @@ mod tests {
         board.not_connected("no answer");
         assert_eq!(shown.borrow().socket, PartHealth::ill("connecting to Slack: no answer"));
 
-        let well = LinkHealth { socket: PartHealth::well(), scopes: PartHealth::well() };
+        let well = LinkHealth { gaps: 0, socket: PartHealth::well(), scopes: PartHealth::well() };
         let (tell, link) = watch::channel(well.clone());
         let (end_outbox, outbox) = watch::channel(PartHealth::well());
         {
-            let follow = board.follow(link, outbox);
+            let (_, recovery) = watch::channel(PartHealth::well());
+            let follow = board.follow(link, outbox, recovery);
             tokio::pin!(follow);
             let mut seen = board.link.subscribe();
             tokio::select! {

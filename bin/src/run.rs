@@ -104,7 +104,8 @@ impl House {
             started = self.start(config) => started?,
         };
         let shown = async {
-            self.board.follow(broker_core::chat::ChatTransport::health(slack.as_ref()), broker.outbox_health()).await;
+            let link = broker_core::chat::ChatTransport::health(slack.as_ref());
+            self.board.follow(link, broker.outbox_health(), broker.recovery_health()).await;
             std::future::pending::<Infallible>().await
         };
         let stop = tokio::select! {

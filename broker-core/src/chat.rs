@@ -64,6 +64,11 @@ impl ChatTime {
         Timestamp::from_millis(i64::try_from(self.0 / 1000).unwrap_or(i64::MAX))
     }
 
+    /// A moment of the broker's clock; not before [`ChatTime::ZERO`].
+    pub fn of(at: Timestamp) -> Self {
+        Self(u64::try_from(at.as_millis()).unwrap_or(0).saturating_mul(1000))
+    }
+
     /// The moment `by` earlier; not before [`ChatTime::ZERO`].
     #[must_use]
     pub fn minus(self, by: Duration) -> Self {
@@ -587,6 +592,8 @@ pub struct ChatCapabilities {
 /// How the link to the platform stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkHealth {
+    /// How often no connection stood so far: after each time something may have been missed.
+    pub gaps: u64,
     /// Whether events arrive.
     pub socket: PartHealth,
     /// Whether the credentials allow what the broker does.

@@ -124,8 +124,8 @@ pub struct SessionRecord {
     pub agent_confirmed: bool,
     /// The turn that runs.
     pub running_turn: Option<TurnId>,
-    /// The newest time up to which *every* message is in the inbox. Not the newest message seen: one that was missed
-    /// while the socket was down would lie below that.
+    /// Where the session began: up to here *every* message is in the inbox, or part of the history that came along. How far
+    /// that has come since is told by [`StateStore::active_sessions`].
     pub watermark: ChatTime,
     /// Messages written before this moment were stopped by `-stop`.
     pub stopped_at: ChatTime,
@@ -543,6 +543,17 @@ pub enum CommitError {
     Store(#[from] StoreError),
 }
 
+/// A session that may have missed something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveSession {
+    /// Its thread.
+    pub key: ThreadKey,
+    /// Where it began: what was written before is no message for it.
+    pub began: ChatTime,
+    /// Up to when every message of the thread is in the inbox: what was read back last, or else where the session began.
+    pub caught_up: ChatTime,
+}
+
 /// How much there is of what, for health and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StoreCounts {
@@ -591,6 +602,15 @@ pub trait StateStore: Send + Sync {
 
     /// Sessions of a conversation in which a turn runs or an inbox row is open.
     async fn busy_sessions_in(&self, conversation: &ConversationKey) -> Result<Vec<ThreadKey>, StoreError>;
+
+    /// Sessions in which something happened at or after `since`, the latest first, at most `limit`.
+    async fn active_sessions(&self, since: Timestamp, limit: usize) -> Result<Vec<ActiveSession>, StoreError>;
+
+    /// Remembers up to when a thread was read back completely. Never goes back; a thread without a session is no error.
+    async fn caught_up(&self, thread: &ThreadKey, up_to: ChatTime) -> Result<(), StoreError>;
+
+    /// Since when there is a broker on this store: what was written before was never for it.
+    async fn birth(&self) -> Result<Timestamp, StoreError>;
 
     /// Threads with parts that are not yet sent.
     async fn threads_with_parts(&self) -> Result<Vec<ThreadKey>, StoreError>;

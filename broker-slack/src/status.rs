@@ -22,6 +22,8 @@ struct Facts {
     /// The links that stand, by number.
     links: BTreeSet<u64>,
     connected_since: Option<Timestamp>,
+    /// How often the last link ended.
+    gaps: u64,
     /// Why no link stands, or why the last try failed.
     trouble: Option<String>,
     /// Connections that Slack counts beyond ours.
@@ -39,7 +41,7 @@ struct Facts {
 impl Board {
     pub(crate) fn new(clock: Arc<dyn Clock>, scopes: PartHealth) -> Self {
         let facts = Facts { trouble: Some("not connected yet".to_owned()), ..Facts::default() };
-        let health = watch::Sender::new(LinkHealth { socket: facts.health(), scopes });
+        let health = watch::Sender::new(LinkHealth { gaps: 0, socket: facts.health(), scopes });
         Self { clock, facts: Mutex::new(facts), health }
     }
 
@@ -60,9 +62,12 @@ impl Board {
         let now = self.now();
         let mut facts = self.facts();
         change(&mut facts, now);
-        let socket = facts.health();
+        let (socket, gaps) = (facts.health(), facts.gaps);
         // Sent under the lock, so that an older state never overwrites a newer one.
-        self.health.send_modify(|health| health.socket = socket);
+        self.health.send_modify(|health| {
+            health.socket = socket;
+            health.gaps = gaps;
+        });
     }
 
     /// A link stands. `connections` is how many Slack counts for the app, this one included.
@@ -84,6 +89,7 @@ impl Board {
         self.change(|facts, _| {
             if facts.links.remove(&link) && facts.links.is_empty() {
                 facts.connected_since = None;
+                facts.gaps += 1;
                 // What went wrong before is more telling than the end that followed from it.
                 facts.trouble.get_or_insert_with(|| why.to_owned());
             }

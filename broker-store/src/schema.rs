@@ -185,6 +185,8 @@ mod tests {
             journal::PRUNE,
             sessions::RECORD,
             sessions::WITH_WORK,
+            sessions::ACTIVE,
+            sessions::BIRTH,
             sessions::COUNTS,
             inbox::OPEN,
             inbox::NEWEST_GIVEN,

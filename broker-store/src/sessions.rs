@@ -1,10 +1,11 @@
 //! The SQL of sessions: who may change one, and how a step is made.
 
 use broker_core::agent::{AgentThreadId, TurnId};
-use broker_core::chat::{ConversationKey, MessageId, PersonId, ThreadKey};
+use broker_core::chat::{ChatTime, ConversationKey, MessageId, PersonId, ThreadKey};
 use broker_core::clock::Timestamp;
 use broker_core::store::{
-    CommitError, Fence, OwnerId, Revision, SessionCommit, SessionId, SessionRecord, SessionRows, StoreCounts,
+    ActiveSession, CommitError, Fence, OwnerId, Revision, SessionCommit, SessionId, SessionRecord, SessionRows,
+    StoreCounts,
 };
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
@@ -24,6 +25,11 @@ pub(crate) const WITH_WORK: &str = "SELECT key, installation, conversation, root
          UNION SELECT session FROM inbox WHERE state IN ('queued', 'given') AND kind != 'context')
        AND (?1 IS NULL OR (installation = ?1 AND conversation = ?2))
      ORDER BY installation, conversation, root";
+pub(crate) const ACTIVE: &str =
+    "SELECT threads.key, installation, conversation, root, watermark, max(watermark, caught_up) AS caught_up
+     FROM sessions INDEXED BY sessions_activity JOIN threads ON threads.key = sessions.key
+     WHERE last_activity >= ?1 ORDER BY last_activity DESC, sessions.key LIMIT ?2";
+pub(crate) const BIRTH: &str = "SELECT at FROM birth WHERE id = 1";
 pub(crate) const COUNTS: &str = "SELECT (SELECT count(*) FROM sessions) AS sessions,
          (SELECT count(*) FROM journal WHERE fate IS NULL) AS unread,
          (SELECT count(*) FROM journal WHERE fate = 'unreadable') AS unreadable,
@@ -188,6 +194,26 @@ pub(crate) fn with_work(connection: &Connection, conversation: Option<&Conversat
         conversation.map(|conversation| conversation.conversation.as_str()),
     ];
     sql::rows("threads", &mut *connection.prepare_cached(WITH_WORK)?, values, sql::thread)
+}
+
+/// Sessions in which something happened since, and up to when each has every message.
+pub(crate) fn active(connection: &Connection, since: Timestamp, limit: usize) -> Sql<Vec<ActiveSession>> {
+    let values = params![since.as_millis(), sql::limit(limit)];
+    sql::rows("sessions", &mut *connection.prepare_cached(ACTIVE)?, values, |row| {
+        let place = |column| row.get::<_, Place>(column).map(|place| place.0);
+        Ok(ActiveSession { key: sql::thread(row)?, began: place("watermark")?, caught_up: place("caught_up")? })
+    })
+}
+
+pub(crate) fn caught_up(connection: &Connection, thread: &ThreadKey, up_to: ChatTime) -> Sql<()> {
+    let mut statement =
+        connection.prepare_cached("UPDATE threads SET caught_up = ?2 WHERE key = ?1 AND caught_up < ?2")?;
+    statement.execute(params![thread.to_string(), Place(up_to)])?;
+    Ok(())
+}
+
+pub(crate) fn birth(connection: &Connection) -> Sql<Timestamp> {
+    Ok(connection.prepare_cached(BIRTH)?.query_row([], |row| sql::moment(row, "at"))?)
 }
 
 pub(crate) fn counts(connection: &Connection) -> Sql<StoreCounts> {

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use broker_core::chat::{ConversationKey, MessageId, Person, PersonId, RawEnvelope, ThreadKey};
+use broker_core::chat::{ChatTime, ConversationKey, MessageId, Person, PersonId, RawEnvelope, ThreadKey};
 use broker_core::clock::Timestamp;
 use broker_core::health::PartHealth;
 use broker_core::store::{
-    Accepted, CommitError, Fence, JournalFate, JournalId, JournalRow, OwnerId, PartChange, PartRow, PostId, Revision,
-    SessionCommit, SessionRecord, SessionRows, StateStore, StoreCounts, StoreError,
+    Accepted, ActiveSession, CommitError, Fence, JournalFate, JournalId, JournalRow, OwnerId, PartChange, PartRow,
+    PostId, Revision, SessionCommit, SessionRecord, SessionRows, StateStore, StoreCounts, StoreError,
 };
 use rusqlite::Connection;
 use tokio::sync::watch;
@@ -164,6 +164,19 @@ impl StateStore for SqliteStore {
         self.executor.read(move |connection| sessions::with_work(connection, Some(&conversation))).await
     }
 
+    async fn active_sessions(&self, since: Timestamp, limit: usize) -> Result<Vec<ActiveSession>, StoreError> {
+        self.executor.read(move |connection| sessions::active(connection, since, limit)).await
+    }
+
+    async fn caught_up(&self, thread: &ThreadKey, up_to: ChatTime) -> Result<(), StoreError> {
+        let thread = thread.clone();
+        self.executor.write(move |connection| sessions::caught_up(connection, &thread, up_to)).await
+    }
+
+    async fn birth(&self) -> Result<Timestamp, StoreError> {
+        self.executor.read(sessions::birth).await
+    }
+
     async fn threads_with_parts(&self) -> Result<Vec<ThreadKey>, StoreError> {
         self.executor.read(outbox::threads_with_parts).await
     }
@@ -283,7 +296,8 @@ mod tests {
         for store in both(folder.path()) {
             sql(
                 &store,
-                "INSERT INTO threads VALUES ('T/C:1', 'T', 'C', '1', 'o', 1, 0), ('T/C:2', 'T', 'C', '2', 'o', 1, 0);
+                "INSERT INTO threads (key, installation, conversation, root, owner, fence, revision)
+                     VALUES ('T/C:1', 'T', 'C', '1', 'o', 1, 0), ('T/C:2', 'T', 'C', '2', 'o', 1, 0);
                  INSERT INTO outbox (id, thread, post, place, number, parts, kind, body, state, attempts, look_ups,
                          not_before, created_at)
                      VALUES ('part-7', 'T/C:1', 'p', 1, 1, 1, 'final', 'not json', 'queued', 0, 0, 0, 0);

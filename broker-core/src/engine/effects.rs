@@ -12,7 +12,6 @@ use super::statuses::{self, Wish};
 use super::{Shared, sender};
 use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
 use crate::chat::{Author, ChatMessage, ChatTime, MessageId, Person, ThreadKey};
-use crate::clock::Timestamp;
 use crate::history::{self, Latest};
 use crate::prompt::{self, Coordinates, Overflow};
 use crate::session::{Effect, SessionInput, SessionMachine};
@@ -135,7 +134,7 @@ impl Hands {
         self.shared.tasks.spawn(async move {
             let before = match before {
                 // The platform's clock may be a little ahead of ours.
-                None => Some(chat_time(shared.parts.clock.now().plus(Duration::from_secs(60)))),
+                None => Some(ChatTime::of(shared.parts.clock.now().plus(Duration::from_secs(60)))),
                 Some(id) => shared.parts.history.time_of(&id),
             };
             let answer = match before {
@@ -186,10 +185,6 @@ async fn read_history(
         ContextMessage { message, people }
     };
     Ok((messages.into_iter().map(with_people).collect(), has_more))
-}
-
-fn chat_time(at: Timestamp) -> ChatTime {
-    ChatTime::from_micros(u64::try_from(at.as_millis()).unwrap_or(0).saturating_mul(1000))
 }
 
 fn people_of(message: &ChatMessage) -> impl Iterator<Item = crate::chat::PersonId> {

@@ -9,6 +9,7 @@
 //! | file | the task, and what it owns |
 //! | --- | --- |
 //! | `intake` | commits envelopes; the transport acknowledges after that |
+//! | `recovery` | looks for messages that were written while nobody listened |
 //! | `router` | reads journal rows and says which session they are for |
 //! | `registry` | which sessions are live |
 //! | `live` | one task per live session: its machine, its queue |
@@ -22,6 +23,7 @@ mod effects;
 mod intake;
 mod live;
 mod people;
+mod recovery;
 mod registry;
 mod router;
 mod sender;
@@ -96,6 +98,12 @@ pub struct Settings {
     pub turn_idle: Duration,
     /// A session in which nothing is open is put away after this long.
     pub session_idle: Duration,
+    /// Sessions in which something happened within this time are looked after for messages that were missed.
+    pub recovery_window: Duration,
+    /// First mentions that were missed are looked for this far back, and not before there was a broker.
+    pub missed_lookback: Duration,
+    /// How often that is done while the link stands; it is done after each moment without one as well.
+    pub recovery_every: Duration,
     /// Journal rows that were settled longer ago than this are deleted.
     pub journal_kept: Duration,
 }
@@ -112,6 +120,9 @@ impl Settings {
             history_limit: 50,
             turn_idle: Duration::from_secs(15 * 60),
             session_idle: Duration::from_secs(10 * 60),
+            recovery_window: Duration::from_secs(14 * 24 * 60 * 60),
+            missed_lookback: Duration::from_secs(24 * 60 * 60),
+            recovery_every: Duration::from_secs(15 * 60),
             journal_kept: Duration::from_secs(7 * 24 * 60 * 60),
         }
     }
@@ -127,6 +138,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) sender: Sender,
     pub(crate) statuses: Statuses,
+    pub(crate) recovery: watch::Sender<PartHealth>,
     pub(crate) tasks: TaskTracker,
     /// No new envelopes.
     pub(crate) closing: CancellationToken,
@@ -168,6 +180,7 @@ impl Broker {
             registry: Registry::default(),
             sender: Sender::new(),
             statuses: Statuses::new(capabilities),
+            recovery: watch::Sender::new(PartHealth::well().remark("no pass yet")),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
@@ -184,8 +197,14 @@ impl Broker {
             registry::wake(&shared, &key);
         }
         let rows = router::start(&shared);
+        recovery::start(&shared, rows.clone());
         intake::start(&shared, rows);
         Ok(broker)
+    }
+
+    /// How far the search for missed messages is, now and from now on.
+    pub fn recovery_health(&self) -> watch::Receiver<PartHealth> {
+        self.shared.recovery.subscribe()
     }
 
     /// How the outbox stands, now and from now on.

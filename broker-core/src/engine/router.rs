@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::registry::{self, Letter};
-use super::{Shared, live};
+use super::{Shared, live, recovery};
 use crate::chat::{ChatMessage, ChatOp, ConversationKind, OpKey, Parsed, PartBody, ThreadKey};
 use crate::prompt;
 use crate::session::SessionInput;
@@ -147,7 +147,14 @@ async fn route(shared: &Arc<Shared>, row: JournalRow) {
 
 async fn handle(shared: &Arc<Shared>, row: JournalRow) -> Result<(), StoreError> {
     match parse(shared, &row) {
-        Parsed::Message(message) => dispatch(shared, row.id, *message).await,
+        Parsed::Message(message) => {
+            let found = recovery::is_found(&row.envelope);
+            if message.control_text == STOP && recovery::is_stale(&row.envelope, &message) {
+                let reason = "a stop that was found too late".to_owned();
+                return settle(shared, row.id, JournalFate::Ignored { reason }).await;
+            }
+            dispatch(shared, row.id, *message, found).await
+        }
         Parsed::Ignored { reason } => settle(shared, row.id, JournalFate::Ignored { reason: reason.to_owned() }).await,
         Parsed::Unreadable { reason } => {
             tracing::warn!(kind = row.envelope.kind, reason, "an envelope could not be read; it is kept");
@@ -158,6 +165,9 @@ async fn handle(shared: &Arc<Shared>, row: JournalRow) -> Result<(), StoreError>
 
 /// Reads a row. Pure and total by contract; should it panic all the same, that costs one row and not the broker.
 pub(super) fn parse(shared: &Shared, row: &JournalRow) -> Parsed {
+    if recovery::is_found(&row.envelope) {
+        return recovery::read(&row.envelope);
+    }
     let parsed = catch_unwind(AssertUnwindSafe(|| shared.parts.transport.parse(&row.envelope)));
     parsed.unwrap_or_else(|_| Parsed::Unreadable { reason: "the reader panicked over it".to_owned() })
 }
@@ -169,13 +179,18 @@ pub(super) async fn settle(shared: &Shared, id: JournalId, fate: JournalFate) ->
     Ok(())
 }
 
-async fn dispatch(shared: &Arc<Shared>, id: JournalId, message: ChatMessage) -> Result<(), StoreError> {
+/// Hands a message to its session. One that was `found` may have come in the ordinary way as well.
+async fn dispatch(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, found: bool) -> Result<(), StoreError> {
     let key = message.thread();
     let stops = message.files.is_empty() && message.control_text == STOP;
     let direct = message.conversation_kind == ConversationKind::Direct;
     let has_session = shared.registry.is_live(&key) || shared.parts.store.session(&key).await?.is_some();
     let opens = !stops && (direct || message.mentions_self);
     if stops && !has_session {
+        // It leaves no row by which the other could be known, so it is answered to one of the two alone.
+        if found {
+            return settle(shared, id, JournalFate::Ignored { reason: "a stop of nothing".to_owned() }).await;
+        }
         return stop_without_session(shared, id, message).await;
     }
     if !has_session && !opens {

@@ -175,7 +175,7 @@ fn report(shared: &Shared, part: &PartRow, result: &Result<crate::chat::Receipt,
 async fn look_up(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError> {
     let capabilities = shared.parts.transport.capabilities();
     let begun = part.first_attempt_at.or(part.attempted_at).unwrap_or(part.created_at).minus(CLOCK_SLACK);
-    let since = ChatTime::from_micros(u64::try_from(begun.as_millis()).unwrap_or(0).saturating_mul(1000));
+    let since = ChatTime::of(begun);
     let found = shared.parts.transport.find(&part.thread, std::slice::from_ref(&part.id), since).await;
     let settle = capabilities.read_back.then_some(capabilities.read_back_after);
     let row = outbox::looked_up(part, &found, settle, shared.parts.clock.now());

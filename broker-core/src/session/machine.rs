@@ -400,7 +400,7 @@ impl SessionMachine {
         let at = match kind {
             // What was cut comes before anything that was said since.
             InboxKind::Continuation => ChatTime::ZERO,
-            _ => ChatTime::from_micros(u64::try_from(now.as_millis()).unwrap_or(0).saturating_mul(1000)),
+            _ => ChatTime::of(now),
         };
         let row = InboxRow {
             id: self.input_id(draft),

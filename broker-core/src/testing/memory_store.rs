@@ -11,9 +11,9 @@ use crate::chat::{ChatMessage, ChatTime, ConversationKey, MessageId, OpKey, Pers
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
 use crate::store::{
-    Accepted, CommitError, Fence, InboxKind, InboxRow, JournalFate, JournalId, JournalRow, OwnerId, PartChange,
-    PartRow, PartState, PostId, Revision, SessionCommit, SessionRecord, SessionRows, StateStore, StoreCounts,
-    StoreError, TurnRow,
+    Accepted, ActiveSession, CommitError, Fence, InboxKind, InboxRow, JournalFate, JournalId, JournalRow, OwnerId,
+    PartChange, PartRow, PartState, PostId, Revision, SessionCommit, SessionRecord, SessionRows, StateStore,
+    StoreCounts, StoreError, TurnRow,
 };
 
 /// What became of a journal row.
@@ -51,6 +51,7 @@ struct State {
     turns: HashMap<(ThreadKey, TurnId), TurnRow>,
     parts: BTreeMap<OpKey, PartRow>,
     people: HashMap<PersonId, (Person, Timestamp)>,
+    caught_up: HashMap<ThreadKey, ChatTime>,
 }
 
 /// A store in memory: the same rules as a durable one, without the disk.
@@ -279,6 +280,31 @@ impl StateStore for MemoryStore {
         let state = self.state();
         let keys = state.sessions.keys().filter(|key| key.conversation_key() == *conversation && state.has_work(key));
         Ok(keys.cloned().collect())
+    }
+
+    async fn active_sessions(&self, since: Timestamp, limit: usize) -> Result<Vec<ActiveSession>, StoreError> {
+        let state = self.state();
+        let records = state.sessions.values().filter_map(|session| session.record.as_ref());
+        let mut active: Vec<&SessionRecord> = records.filter(|record| record.last_activity >= since).collect();
+        active.sort_by(|a, b| (b.last_activity, &a.key).cmp(&(a.last_activity, &b.key)));
+        let place = |record: &SessionRecord| {
+            let read = state.caught_up.get(&record.key).copied().unwrap_or_default();
+            ActiveSession { key: record.key.clone(), began: record.watermark, caught_up: record.watermark.max(read) }
+        };
+        Ok(active.into_iter().take(limit).map(place).collect())
+    }
+
+    async fn caught_up(&self, thread: &ThreadKey, up_to: ChatTime) -> Result<(), StoreError> {
+        let mut state = self.state();
+        if state.sessions.contains_key(thread) {
+            let known = state.caught_up.entry(thread.clone()).or_default();
+            *known = up_to.max(*known);
+        }
+        Ok(())
+    }
+
+    async fn birth(&self) -> Result<Timestamp, StoreError> {
+        Ok(Timestamp::from_millis(0))
     }
 
     async fn threads_with_parts(&self) -> Result<Vec<ThreadKey>, StoreError> {

@@ -48,6 +48,7 @@ pub async fn all<F: Future<Output = Store>>(make: impl Fn() -> F) {
     sessions::what_is_open_is_loaded(make().await).await;
     sessions::turns_are_their_sessions_own(make().await).await;
     sessions::sessions_with_work_are_found(make().await).await;
+    sessions::active_sessions_say_how_far_they_were_read(make().await).await;
     outbox::parts_keep_their_order(make().await).await;
     outbox::every_field_comes_back(make().await).await;
     outbox::a_stop_drops_what_was_not_sent(make().await).await;

@@ -181,6 +181,12 @@ impl FakeSlack {
         self.add(channel, root, fields, true)
     }
 
+    /// Somebody writes, and no event tells of it: Slack gave up delivering it, or a frame was lost.
+    pub fn unheard(&self, channel: &str, root: Option<&str>, user: &str, text: &str) -> String {
+        let fields = self.human(user, text);
+        self.add(channel, root, fields, false)
+    }
+
     /// A top-level message that was written `ago`, without an event.
     pub fn seed_root(&self, channel: &str, user: &str, text: &str, ago: Duration) -> String {
         let fields = self.human(user, text);

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::Store;
-use crate::chat::{ConversationKey, MessageId, Person, PersonId, RawEnvelope, ThreadKey};
+use crate::chat::{ChatTime, ConversationKey, MessageId, Person, PersonId, RawEnvelope, ThreadKey};
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
 use crate::store::{
-    Accepted, CommitError, Fence, JournalFate, JournalId, JournalRow, OwnerId, PartChange, PartRow, PostId, Revision,
-    SessionCommit, SessionRecord, SessionRows, StateStore, StoreCounts, StoreError,
+    Accepted, ActiveSession, CommitError, Fence, JournalFate, JournalId, JournalRow, OwnerId, PartChange, PartRow,
+    PostId, Revision, SessionCommit, SessionRecord, SessionRows, StateStore, StoreCounts, StoreError,
 };
 
 /// Opens a store before each call and drops it after the call.
@@ -76,6 +76,18 @@ impl StateStore for Reopened {
 
     async fn busy_sessions_in(&self, conversation: &ConversationKey) -> Result<Vec<ThreadKey>, StoreError> {
         (self.open)().busy_sessions_in(conversation).await
+    }
+
+    async fn active_sessions(&self, since: Timestamp, limit: usize) -> Result<Vec<ActiveSession>, StoreError> {
+        (self.open)().active_sessions(since, limit).await
+    }
+
+    async fn caught_up(&self, thread: &ThreadKey, up_to: ChatTime) -> Result<(), StoreError> {
+        (self.open)().caught_up(thread, up_to).await
+    }
+
+    async fn birth(&self) -> Result<Timestamp, StoreError> {
+        (self.open)().birth().await
     }
 
     async fn threads_with_parts(&self) -> Result<Vec<ThreadKey>, StoreError> {

@@ -7,8 +7,8 @@ use crate::agent::{AgentThreadId, InputId, TurnId};
 use crate::chat::{ChatTime, ConversationKey, ConversationKind, InstallationId, MessageId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::store::{
-    Backfill, CommitError, Fence, InboxKind, InboxRow, InboxState, PartState, PostKind, Revision, SessionCommit,
-    SessionRecord, SessionRows, TurnEnd, TurnRow,
+    ActiveSession, Backfill, CommitError, Fence, InboxKind, InboxRow, InboxState, PartState, PostKind, Revision,
+    SessionCommit, SessionRecord, SessionRows, TurnEnd, TurnRow,
 };
 
 /// Who claims last owns the session; a claim alone changes none of its rows.
@@ -303,4 +303,34 @@ pub async fn sessions_with_work_are_found(store: Store) {
     assert_eq!(store.busy_sessions_in(&conversation("C2")).await.unwrap(), []);
     let abroad = ConversationKey { installation: InstallationId::new("T2"), ..conversation("C1") };
     assert_eq!(store.busy_sessions_in(&abroad).await.unwrap(), []);
+}
+
+/// Sessions in which something happened lately are found, the latest first, each with the place up to which it was read.
+pub async fn active_sessions_say_how_far_they_were_read(store: Store) {
+    let at = Timestamp::from_millis;
+    for (root, activity) in [("1", 100), ("2", 300), ("3", 200), ("4", 99)] {
+        begin(&store, &key(root), |commit| {
+            commit.record = Some(SessionRecord { last_activity: at(activity), ..record(&key(root)) });
+        })
+        .await;
+    }
+    claim(&store, &key("5")).await;
+    let began = record(&key("1")).watermark;
+    let later = ChatTime::from_micros(began.as_micros() + 5);
+    store.caught_up(&key("2"), later).await.unwrap();
+    store.caught_up(&key("2"), began).await.unwrap();
+    store.caught_up(&key("1"), ChatTime::from_micros(1)).await.unwrap();
+    store.caught_up(&key("99"), later).await.unwrap();
+    let place = |root: &str, caught_up| ActiveSession { key: key(root), began, caught_up };
+    let all = [place("2", later), place("3", began), place("1", began)];
+    assert_eq!(store.active_sessions(at(100), 9).await.unwrap(), all);
+    assert_eq!(store.active_sessions(at(100), 2).await.unwrap(), all[..2]);
+    assert_eq!(store.active_sessions(at(301), 9).await.unwrap(), []);
+    // A step afterwards leaves the place where it is.
+    let (fence, rows) = claim(&store, &key("2")).await;
+    let mut step = SessionCommit::empty(key("2"), fence, rows.revision);
+    step.record = rows.record;
+    store.commit(step).await.unwrap();
+    assert_eq!(store.active_sessions(at(300), 9).await.unwrap(), [place("2", later)]);
+    assert!(store.birth().await.unwrap() <= at(i64::MAX));
 }
