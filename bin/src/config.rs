@@ -28,6 +28,10 @@ pub(crate) struct Config {
     pub(crate) initial_history: usize,
     /// The most that one look at the history brings.
     pub(crate) history_limit: usize,
+    /// How long sessions are looked after for missed messages.
+    pub(crate) recovery_window: Duration,
+    /// How far back missed first mentions are looked for.
+    pub(crate) missed_lookback: Duration,
     /// Where things lie.
     pub(crate) folders: Folders,
     /// The agent.
@@ -52,6 +56,8 @@ pub(crate) struct SlackPart {
     pub(crate) api_base: String,
     /// Messages a second and channel.
     pub(crate) post_rate: f64,
+    /// Socket connections at once.
+    pub(crate) connections: usize,
 }
 
 /// What concerns the agent.
@@ -132,6 +138,8 @@ struct Clash {
 
 /// Milliseconds that a turn may be silent: from a second to a day.
 const TURN_IDLE: RangeInclusive<u64> = 1_000..=24 * 60 * 60 * 1_000;
+/// How far back missed messages may be looked for: from a minute to a quarter of a year.
+const MISSED: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(90 * 24 * 60 * 60);
 /// Milliseconds of grace: up to ten minutes.
 const GRACE: RangeInclusive<u64> = 0..=10 * 60 * 1_000;
 
@@ -166,6 +174,8 @@ impl Config {
             policy: policy(reader),
             initial_history: reader.number(&v::SLACK_INITIAL_THREAD_HISTORY_COUNT, 0..=1000, ""),
             history_limit: reader.number(&v::SLACK_HISTORY_API_MAX_LIMIT, 1..=1000, ""),
+            recovery_window: reader.span(&v::SLACK_RECOVERY_WINDOW, MISSED),
+            missed_lookback: reader.span(&v::SLACK_MISSED_MENTION_LOOKBACK, MISSED),
             folders: folders(reader, env_file),
             codex: codex(reader, environment),
             port: reader.number(&v::PORT, 0..=u16::MAX, ""),
@@ -216,6 +226,7 @@ fn slack(reader: &mut Reader<'_>) -> SlackPart {
         ),
         api_base: reader.parsed(&v::SLACK_API_BASE_URL, api_base).unwrap_or_default(),
         post_rate: reader.number(&v::SLACK_POST_RATE, 0.0..=100.0, " messages a second"),
+        connections: reader.number(&v::SLACK_SOCKET_CONNECTIONS, 1..=4, " connections"),
     }
 }
 

@@ -125,6 +125,14 @@ impl<'a> Reader<'a> {
         Duration::from_millis(self.number(variable, range, ", in milliseconds"))
     }
 
+    /// A number of minutes, hours or days, such as `30m`, `24h` or `14d`.
+    pub(crate) fn span(&mut self, variable: &Variable, range: RangeInclusive<Duration>) -> Duration {
+        let (least, most) = (range.start().as_secs() / 60, range.end().as_secs() / DAY);
+        let right = format!("it has to be minutes, hours or days, as 30m, 24h or 14d, from {least}m to {most}d");
+        let span = self.parsed(variable, |text| span(text).filter(|span| range.contains(span)).ok_or(right));
+        span.unwrap_or_default()
+    }
+
     /// One of a few words.
     pub(crate) fn one_of<T: Copy>(&mut self, variable: &Variable, words: &[(&str, T)]) -> Option<T> {
         self.parsed(variable, |text| {
@@ -169,6 +177,20 @@ impl<'a> Reader<'a> {
             Ok(normal(&folder.join(text)))
         })
     }
+}
+
+/// Seconds of a day.
+const DAY: u64 = 24 * 60 * 60;
+
+fn span(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => DAY,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
 }
 
 /// Whether a text is a token with this prefix, as far as that can be seen.

@@ -131,6 +131,8 @@ impl House {
             policy: config.policy.clone(),
             initial_history: config.initial_history,
             history_limit: config.history_limit,
+            recovery_window: config.recovery_window,
+            missed_lookback: config.missed_lookback,
             turn_idle: config.codex.turn_idle,
             ..Settings::new(config.folders.sessions_root.clone(), config.folders.repos_root.clone())
         };
@@ -250,6 +252,7 @@ fn slack_config(config: &Config) -> SlackConfig {
     SlackConfig {
         api_base: slack.api_base.clone(),
         post_rate: slack.post_rate,
+        connections: slack.connections,
         ..SlackConfig::new(slack.app_token.clone(), slack.bot_token.clone())
     }
 }

@@ -61,6 +61,12 @@ variables! {
         "Where every Slack call goes.";
     SLACK_POST_RATE = Value("1"), plain,
         "Messages a second and channel, in short bursts of 3; 0: only wait when Slack says so.";
+    SLACK_SOCKET_CONNECTIONS = Value("2"), plain,
+        "Socket connections at once, 1 to 4: with two, one may break and nothing is missed.";
+    SLACK_RECOVERY_WINDOW = Value("14d"), plain,
+        "Sessions in which something happened within this time are looked after for messages that were missed.";
+    SLACK_MISSED_MENTION_LOOKBACK = Value("24h"), plain,
+        "How far back first mentions that were missed are looked for; never before the first start of the broker.";
     SLACK_INITIAL_THREAD_HISTORY_COUNT = Value("8"), plain,
         "How many earlier messages of a thread go along with the first mention in it; 0 for none.";
     SLACK_HISTORY_API_MAX_LIMIT = Value("50"), plain,

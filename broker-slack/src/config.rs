@@ -18,6 +18,9 @@ pub struct SlackConfig {
     pub api_base: String,
     /// Messages a second and channel, in short bursts of three; 0 waits only when Slack says so. Slack allows about one.
     pub post_rate: f64,
+    /// Socket connections at once: with two, one may break and nothing is missed. At least one; Slack allows ten for all
+    /// programs of an app (<https://docs.slack.dev/apis/events-api/using-socket-mode>).
+    pub connections: usize,
     /// The time limits of the socket.
     pub link: LinkLimits,
 }
@@ -26,7 +29,7 @@ impl SlackConfig {
     /// The configuration for Slack itself, with the default rate.
     pub fn new(app_token: SecretString, bot_token: SecretString) -> Self {
         let api_base = DEFAULT_API_BASE.to_owned();
-        Self { app_token, bot_token, api_base, post_rate: 1.0, link: LinkLimits::default() }
+        Self { app_token, bot_token, api_base, post_rate: 1.0, connections: 2, link: LinkLimits::default() }
     }
 
     /// Checks what can be checked without a connection. Returns the base without a trailing slash, which would make

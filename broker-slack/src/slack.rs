@@ -34,8 +34,6 @@ const PART_CHARS: usize = 3500;
 const READ_BACK_AFTER: Duration = Duration::from_secs(30);
 /// What the metadata of the broker's messages is called.
 pub(crate) const METADATA_TYPE: &str = "broker_part";
-/// Links kept open at once.
-const LINKS: usize = 1;
 
 /// A Slack workspace (or organisation), seen through one installed app.
 #[derive(Debug)]
@@ -65,7 +63,7 @@ impl Slack {
             let mend = "SLACK_BOT_TOKEN has to be the bot token of an app with a bot user";
             ConnectError::refused(&format!("no_{field}"), mend)
         })?;
-        let board = Arc::new(Board::new(clock, granted.health()));
+        let board = Arc::new(Board::new(clock, granted.health(), config.connections));
         Ok(Arc::new(Self { api: Arc::new(api), identity, granted, board, config }))
     }
 
@@ -162,7 +160,7 @@ impl ChatTransport for Slack {
     /// since an operator may mend it while the broker runs.
     async fn run(&self, intake: Arc<dyn Intake>, stop: CancellationToken) -> Result<(), LinkError> {
         let numbers = Arc::new(AtomicU64::new(0));
-        let keepers = (0..LINKS).map(|_| {
+        let keepers = (0..self.config.connections.max(1)).map(|_| {
             let keeper = Keeper {
                 api: Arc::clone(&self.api),
                 limits: self.config.link,

@@ -19,6 +19,8 @@ pub(crate) struct Board {
 
 #[derive(Debug, Default)]
 struct Facts {
+    /// How many links are kept: some of them may be on their way, and are counted by Slack already.
+    connections: u64,
     /// The links that stand, by number.
     links: BTreeSet<u64>,
     connected_since: Option<Timestamp>,
@@ -39,8 +41,10 @@ struct Facts {
 }
 
 impl Board {
-    pub(crate) fn new(clock: Arc<dyn Clock>, scopes: PartHealth) -> Self {
-        let facts = Facts { trouble: Some("not connected yet".to_owned()), ..Facts::default() };
+    /// A board of a socket that keeps so many connections.
+    pub(crate) fn new(clock: Arc<dyn Clock>, scopes: PartHealth, connections: usize) -> Self {
+        let connections = u64::try_from(connections).unwrap_or(u64::MAX);
+        let facts = Facts { connections, trouble: Some("not connected yet".to_owned()), ..Facts::default() };
         let health = watch::Sender::new(LinkHealth { gaps: 0, socket: facts.health(), scopes });
         Self { clock, facts: Mutex::new(facts), health }
     }
@@ -79,7 +83,7 @@ impl Board {
             facts.links.insert(link);
             facts.connects += 1;
             facts.trouble = None;
-            let ours = u64::try_from(facts.links.len()).unwrap_or(u64::MAX);
+            let ours = u64::try_from(facts.links.len()).unwrap_or(u64::MAX).max(facts.connections);
             facts.strangers = connections.unwrap_or(ours).saturating_sub(ours);
         });
     }

@@ -41,6 +41,9 @@ fn two_tokens_are_enough() {
     assert_eq!(config.slack.api_base, "https://slack.com/api");
     assert_eq!(config.slack.app_token.expose_secret(), "xapp-1-a");
     assert_eq!((config.initial_history, config.history_limit), (8, 50));
+    let hours = |hours: u64| Duration::from_secs(hours * 60 * 60);
+    assert_eq!((config.recovery_window, config.missed_lookback), (hours(14 * 24), hours(24)));
+    assert_eq!(config.slack.connections, 2);
     assert_eq!((config.port, config.bind_host.as_str()), (3000, "127.0.0.1"));
     assert_eq!(config.codex.bin, Path::new("codex"));
     assert_eq!(config.codex.sandbox, SandboxMode::WorkspaceWrite);

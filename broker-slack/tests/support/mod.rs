@@ -120,6 +120,7 @@ pub(crate) fn auth_test() -> Reply {
 
 pub(crate) fn config(base: &str) -> SlackConfig {
     let mut config = SlackConfig::new("xapp-1-test".into(), "xoxb-test".into());
+    config.connections = 1;
     base.clone_into(&mut config.api_base);
     config.post_rate = 0.0;
     config
