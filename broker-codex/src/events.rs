@@ -143,7 +143,7 @@ impl Item {
             "fileChange" => Some(Activity::EditingFiles),
             "webSearch" => Some(Activity::SearchingWeb),
             "imageView" | "imageGeneration" => Some(Activity::Images),
-            "mcpToolCall" | "collabToolCall" | "collabAgentToolCall" => Some(Activity::UsingTool),
+            "mcpToolCall" | "collabAgentToolCall" => Some(Activity::UsingTool),
             "contextCompaction" => Some(Activity::Compacting),
             _ => None,
         }

@@ -294,9 +294,20 @@ impl AgentRuntime for Codex {
     }
 
     async fn release(&self, thread: &AgentThreadId) -> Result<(), ReleaseError> {
+        #[derive(Deserialize)]
+        struct Terminals {
+            data: Vec<Value>,
+        }
         // Without a process nothing is loaded.
         let Ok(connection) = self.current() else { return Ok(()) };
         let params = json!({"threadId": thread.as_str()});
+        // A minute after the last subscriber has left, Codex unloads a thread and kills what runs in it (measured).
+        let method = "thread/backgroundTerminals/list";
+        let terminals: Result<Terminals, CallError> = connection.rpc.call(method, params.clone(), CHEAP_LIMIT).await;
+        let terminals = terminals.map_err(|error| ReleaseError { reason: error.to_string() })?;
+        if !terminals.data.is_empty() {
+            return Err(ReleaseError { reason: format!("{} commands run in it", terminals.data.len()) });
+        }
         let result: Result<Value, CallError> = connection.rpc.call("thread/unsubscribe", params, CHEAP_LIMIT).await;
         connection.forget_thread(thread);
         result.map(drop).map_err(|error| ReleaseError { reason: error.to_string() })

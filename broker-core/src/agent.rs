@@ -412,7 +412,8 @@ pub trait AgentRuntime: Send + Sync {
     /// Answers a question of the runtime. An answer to a question that is over is dropped.
     async fn answer(&self, request: &RequestId, answer: AgentAnswer) -> Result<(), AnswerError>;
 
-    /// Closes a thread that is idle; it can be opened again.
+    /// Closes a thread that is idle; it can be opened again. One in which commands still run is not closed: that is an
+    /// error, and they go on.
     async fn release(&self, thread: &AgentThreadId) -> Result<(), ReleaseError>;
 
     /// The runtime's events, in order. Bounded; it has one taker, and every later call gets a closed channel.

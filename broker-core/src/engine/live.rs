@@ -108,6 +108,9 @@ impl Session {
             Ok(()) => self.work().await,
             Err(end) => end,
         };
+        if let End::Quiet = end {
+            self.release().await;
+        }
         self.shared.registry.remove(&self.key, self.number);
         match end {
             End::Broker => {}
@@ -120,9 +123,21 @@ impl Session {
         }
     }
 
+    /// Closes the agent's thread, unless commands that the agent left behind run in it. Before anybody else can open it: a
+    /// release that comes after the next task's open would cut that task off from the thread's events.
+    async fn release(&mut self) {
+        let record = self.machine.as_ref().map(SessionMachine::record);
+        let Some(thread) = record.and_then(|record| record.agent_thread.clone()) else { return };
+        let released = tokio::select! {
+            () = self.shared.ending.cancelled() => return,
+            released = self.shared.parts.runtime.release(&thread) => released,
+        };
+        if let Err(error) = released {
+            tracing::debug!(session = %self.key, %error, "the agent's thread stays open");
+        }
+    }
+
     /// Gives what came too late to the session's next task.
-    ///
-    /// The agent's thread stays loaded: closing it would end the commands that the agent left running in it.
     async fn hand_over(&mut self) {
         self.inbox.close();
         while let Some(letter) = self.inbox.recv().await {

@@ -26,6 +26,7 @@ struct House {
     ids: Arc<CountingIds>,
     broker: Option<Broker>,
     recovery_every: Duration,
+    session_idle: Duration,
     root: tempfile::TempDir,
 }
 
@@ -40,6 +41,7 @@ impl House {
             ids: Arc::default(),
             broker: None,
             recovery_every: Duration::from_secs(3600),
+            session_idle: Duration::from_secs(600),
             root: tempfile::tempdir().unwrap(),
         };
         house.start().await;
@@ -60,6 +62,7 @@ impl House {
     async fn start(&mut self) {
         let settings = Settings {
             recovery_every: self.recovery_every,
+            session_idle: self.session_idle,
             ..Settings::new(self.root.path().join("sessions"), self.root.path().join("repos"))
         };
         self.broker = Some(Broker::start(self.parts(), settings).await.unwrap());
@@ -509,4 +512,19 @@ async fn a_stop_that_is_found_late_stops_nothing() {
     house.until("it is settled, and the turn goes on", goes_on).await;
     house.agent.resume();
     assert_eq!(house.posts(&thread, 1).await, ["done"]);
+}
+
+#[tokio::test]
+async fn a_session_that_is_put_away_closes_its_thread_and_goes_on_with_it_later() {
+    let mut house = House::new(echo).await;
+    house.session_idle = Duration::from_millis(20);
+    house.restart().await;
+    let thread = house.chat.say("C1", None, "U1", "@broker one");
+    house.posts(&thread, 1).await;
+    house.until("it is put away", |house| house.agent.open_threads() == 0).await;
+    house.chat.say("C1", Some(&thread.root), "U1", "two");
+    assert_eq!(house.posts(&thread, 2).await, ["one", "two"]);
+    assert_eq!(house.agent.opened_with().len(), 2, "resumed, with the same history");
+    let record = house.record(&thread).unwrap();
+    assert_eq!(house.agent.history(&record.agent_thread.unwrap()).len(), 2);
 }

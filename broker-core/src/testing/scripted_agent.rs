@@ -124,6 +124,11 @@ impl ScriptedAgent {
         self.state().threads.get(thread).map(|thread| thread.history.clone()).unwrap_or_default()
     }
 
+    /// How many threads are open.
+    pub fn open_threads(&self) -> usize {
+        self.state().threads.values().filter(|thread| thread.loaded).count()
+    }
+
     /// Makes the next `open` fail.
     pub fn fail_open(&self, error: OpenError) {
         self.state().open_errors.push_back(error);
