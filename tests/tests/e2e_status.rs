@@ -130,9 +130,9 @@ async fn a_status_survives_no_crash_and_no_restart() {
     world.slack.wait_for_answer(CHANNEL, &root, "end of the turn that was cut", ANSWER, |_| true).await;
     world.slack.wait_for("end of the status", CLEARED, settled).await;
 
-    // A status whose clear never came: the broker dies while it waits for the answer.
+    // A status whose clear never came (of a turn that lasts long enough to show one): the broker dies while it waits for the answer.
     world.slack.trouble_when(METHOD, "\"status\":\"\"", Trouble::Hang, 1);
-    world.reply(&root, "and scenario:text:more");
+    world.reply(&root, "and scenario:sleep:6");
     let hangs = |state: &State| state.calls(METHOD).iter().any(|call| call.outcome == "Hang").then_some(());
     world.slack.wait_for("clear that hangs", ANSWER, hangs).await;
     world.broker.sigkill().await;
