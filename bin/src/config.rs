@@ -10,7 +10,7 @@ use std::time::Duration;
 use broker_codex::{ApprovalPolicy, EnvPattern, SandboxMode};
 use broker_core::admission::Policy;
 use broker_core::chat::{ConversationId, PersonId};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tracing::Level;
 use url::Url;
 
@@ -122,6 +122,16 @@ impl fmt::Display for ConfigError {
         for clash in &self.clashes {
             write!(f, "\n  {clash}")?;
         }
+        if self
+            .variables
+            .iter()
+            .any(|problem| problem.is_missing(&v::SLACK_APP_TOKEN) || problem.is_missing(&v::SLACK_BOT_TOKEN))
+        {
+            f.write_str(
+                "\n  SLACK_APP_TOKEN and SLACK_BOT_TOKEN have to be set both; with neither, and a terminal or a pipe on \
+                 standard input, `broker` without a command is a chat in the terminal",
+            )?;
+        }
         Ok(())
     }
 }
@@ -146,19 +156,22 @@ const GRACE: RangeInclusive<u64> = 0..=10 * 60 * 1_000;
 impl Config {
     /// Reads the environment of the process, and `.env` in the current folder for what it lacks.
     pub(crate) fn of_process() -> Result<Self, ConfigError> {
-        // Without a current folder there is nothing to be relative to; absolute paths still work.
-        let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-        Self::read(environment.collect(), &folder)
+        Self::read(environment(), &folder(), true)
     }
 
-    /// Reads the variables of an environment, and `.env` in `folder` for what they lack.
-    pub(crate) fn read(environment: Variables, folder: &Path) -> Result<Self, ConfigError> {
+    /// The same for a chat in the terminal, which needs no tokens.
+    pub(crate) fn of_process_without_slack() -> Result<Self, ConfigError> {
+        Self::read(environment(), &folder(), false)
+    }
+
+    /// Reads the variables of an environment, and `.env` in `folder` for what they lack. `on_slack` says whether the tokens
+    /// have to be there.
+    pub(crate) fn read(environment: Variables, folder: &Path, on_slack: bool) -> Result<Self, ConfigError> {
         let env_file = folder.join(".env");
         let EnvFile { variables, errors } = EnvFile::read(&env_file);
         let environment = filled(environment, variables);
         let mut reader = Reader::new(&environment, folder);
-        let config = Self::assemble(&mut reader, &environment, env_file);
+        let config = Self::assemble(&mut reader, &environment, env_file, on_slack);
         let clashes = config.folders.clashes();
         if errors.is_empty() && reader.problems.is_empty() && clashes.is_empty() {
             Ok(config)
@@ -168,9 +181,9 @@ impl Config {
     }
 
     /// With stand-ins where the reader noted a problem.
-    fn assemble(reader: &mut Reader<'_>, environment: &Variables, env_file: PathBuf) -> Self {
+    fn assemble(reader: &mut Reader<'_>, environment: &Variables, env_file: PathBuf, on_slack: bool) -> Self {
         Self {
-            slack: slack(reader),
+            slack: slack(reader, on_slack),
             policy: policy(reader),
             initial_history: reader.number(&v::SLACK_INITIAL_THREAD_HISTORY_COUNT, 0..=1000, ""),
             history_limit: reader.number(&v::SLACK_HISTORY_API_MAX_LIMIT, 1..=1000, ""),
@@ -187,8 +200,9 @@ impl Config {
 
     /// The broker's own secrets, for whoever has to keep them out of something.
     pub(crate) fn secrets(&self) -> Vec<SecretString> {
-        let tokens = [&self.slack.app_token, &self.slack.bot_token];
-        tokens.into_iter().chain(&self.codex.api_key).cloned().collect()
+        let tokens = [&self.slack.app_token, &self.slack.bot_token].into_iter().chain(&self.codex.api_key);
+        // In a chat in the terminal there are none of Slack's.
+        tokens.filter(|token| !token.expose_secret().is_empty()).cloned().collect()
     }
 }
 
@@ -199,6 +213,38 @@ const LEVELS: &[(&str, Level)] = &[
     ("debug", Level::DEBUG),
     ("trace", Level::TRACE),
 ];
+
+/// Which of Slack's tokens are set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tokens {
+    /// None of them.
+    Neither,
+    /// At least one; what is missing or wrong is told with the rest of the configuration.
+    Some,
+}
+
+impl Tokens {
+    /// Looks into the environment of the process, and into `.env` for what it lacks.
+    pub(crate) fn of_process() -> Self {
+        let EnvFile { variables, .. } = EnvFile::read(&folder().join(".env"));
+        Self::of(&filled(environment(), variables))
+    }
+
+    fn of(environment: &Variables) -> Self {
+        let set = |variable: &v::Variable| environment.get(variable.name).is_some_and(|value| !value.is_empty());
+        if set(&v::SLACK_APP_TOKEN) || set(&v::SLACK_BOT_TOKEN) { Self::Some } else { Self::Neither }
+    }
+}
+
+fn environment() -> Variables {
+    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    variables.collect()
+}
+
+fn folder() -> PathBuf {
+    // Without a current folder there is nothing to be relative to; absolute paths still work.
+    std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"))
+}
 
 /// The environment, with what the file says where it has nothing. A variable that is set and empty has nothing.
 fn filled(mut environment: Variables, file: std::collections::BTreeMap<String, String>) -> Variables {
@@ -211,19 +257,25 @@ fn filled(mut environment: Variables, file: std::collections::BTreeMap<String, S
     environment
 }
 
-fn slack(reader: &mut Reader<'_>) -> SlackPart {
+fn slack(reader: &mut Reader<'_>, needed: bool) -> SlackPart {
+    let mut token = |variable, prefix, right| match needed {
+        true => reader.token(variable, prefix, right),
+        false => SecretString::default(),
+    };
+    let app_token = token(
+        &v::SLACK_APP_TOKEN,
+        "xapp-",
+        "it has to be the Slack app's app-level token, xapp-…, with connections:write (Basic Information, App-Level \
+         Tokens)",
+    );
+    let bot_token = token(
+        &v::SLACK_BOT_TOKEN,
+        "xoxb-",
+        "it has to be the Slack app's bot token, xoxb-… (OAuth & Permissions, after the app is installed)",
+    );
     SlackPart {
-        app_token: reader.token(
-            &v::SLACK_APP_TOKEN,
-            "xapp-",
-            "it has to be the Slack app's app-level token, xapp-…, with connections:write (Basic Information, \
-             App-Level Tokens)",
-        ),
-        bot_token: reader.token(
-            &v::SLACK_BOT_TOKEN,
-            "xoxb-",
-            "it has to be the Slack app's bot token, xoxb-… (OAuth & Permissions, after the app is installed)",
-        ),
+        app_token,
+        bot_token,
         api_base: reader.parsed(&v::SLACK_API_BASE_URL, api_base).unwrap_or_default(),
         post_rate: reader.number(&v::SLACK_POST_RATE, 0.0..=100.0, " messages a second"),
         connections: reader.number(&v::SLACK_SOCKET_CONNECTIONS, 1..=4, " connections"),

@@ -84,6 +84,19 @@ impl Drop for Log {
 ///
 /// When the folder cannot be made, or a log was started before.
 pub(crate) fn start(level: Level, folder: Option<&Path>, secrets: Vec<SecretString>) -> io::Result<Log> {
+    open(level, folder, secrets, true)
+}
+
+/// The same in files alone: stderr belongs to somebody else.
+///
+/// # Errors
+///
+/// When the folder cannot be made, or a log was started before.
+pub(crate) fn start_beside(level: Level, folder: &Path, secrets: Vec<SecretString>) -> io::Result<Log> {
+    open(level, Some(folder), secrets, false)
+}
+
+fn open(level: Level, folder: Option<&Path>, secrets: Vec<SecretString>, with_stderr: bool) -> io::Result<Log> {
     let files = folder.map(|folder| HourlyFiles::open(&folder.join("broker"), Bounds::default())).transpose()?;
     let with_files = files.is_some();
     let (queue, orders) = mpsc::sync_channel(QUEUE);
@@ -93,10 +106,10 @@ pub(crate) fn start(level: Level, folder: Option<&Path>, secrets: Vec<SecretStri
 
     let out = |to| Out { queue: queue.clone(), dropped: Arc::clone(&dropped), to };
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
-    if io::stderr().is_terminal() {
+    if with_stderr && io::stderr().is_terminal() {
         let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         layers.push(fmt::layer().with_ansi(colour).with_writer(out(Destination::Stderr)).boxed());
-    } else {
+    } else if with_stderr {
         layers.push(fmt::layer().json().flatten_event(true).with_writer(out(Destination::Stderr)).boxed());
     }
     if with_files {

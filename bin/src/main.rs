@@ -8,8 +8,10 @@ mod board;
 mod config;
 mod env_file;
 mod exit;
+mod local;
 mod log_files;
 mod logging;
+mod markdown;
 mod reader;
 mod run;
 mod signals;
@@ -20,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use config::Config;
+use config::{Config, ConfigError, Tokens};
 use exit::{Exit, Failure};
 
 /// Work with a coding agent from a Slack thread.
@@ -31,16 +33,24 @@ struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
-    /// Runs the broker until SIGTERM or SIGINT. This is what happens without a command.
+    /// Runs the broker until SIGTERM or SIGINT. Without a command too, when Slack's tokens are set; when neither is, and
+    /// somebody types or pipes something in, it is a chat in the terminal.
     Serve,
+    /// Reads Markdown and writes what Slack would get.
+    Mrkdwn(markdown::Choices),
 }
 
 fn main() -> ExitCode {
     match cli() {
-        Ok(cli) => match cli.command.unwrap_or(Command::Serve) {
-            Command::Serve => serve(),
+        Ok(cli) => match cli.command {
+            Some(Command::Serve) => start(Mode::Slack),
+            Some(Command::Mrkdwn(choices)) => match markdown::run(&choices) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => complain(&failure),
+            },
+            None => start(Mode::Any),
         },
         Err(error) => {
             // A reader that hung up early needs no message, and no panic either.
@@ -56,19 +66,39 @@ fn cli() -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&command.try_get_matches()?)
 }
 
-fn serve() -> ExitCode {
+/// What the broker may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// A broker on Slack and nothing else.
+    Slack,
+    /// That, or a chat in the terminal.
+    Any,
+}
+
+/// The configuration, and whether it is one for a chat in the terminal.
+fn configured(mode: Mode) -> Result<(Config, bool), ConfigError> {
+    let local = mode == Mode::Any && Tokens::of_process() == Tokens::Neither && local::somebody_types();
+    let config = if local { Config::of_process_without_slack() } else { Config::of_process() };
+    config.map(|config| (config, local))
+}
+
+fn start(mode: Mode) -> ExitCode {
     // There are two makers of TLS in many a dependency tree; which one is ours is said once, before anybody asks.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         return complain(&Failure::new(Exit::Internal, "another TLS provider was installed first"));
     }
-    let config = match Config::of_process() {
-        Ok(config) => config,
+    let (config, local) = match configured(mode) {
+        Ok(configured) => configured,
         Err(error) => {
             return complain(&Failure::new(Exit::Usage, format!("{error}\n`broker --help` explains them all")));
         }
     };
-    let folder = config.folders.log_dir.as_deref();
-    let log = match logging::start(config.log_level, folder, config.secrets()) {
+    let started = match local {
+        // The conversation has the terminal to itself.
+        true => logging::start_beside(config.log_level, &local::logs(&config), config.secrets()),
+        false => logging::start(config.log_level, config.folders.log_dir.as_deref(), config.secrets()),
+    };
+    let log = match started {
         Ok(log) => log,
         Err(error) => {
             let what = format!("the log cannot be opened ({error}); set LOG_DIR to a folder that can be made");
@@ -78,7 +108,8 @@ fn serve() -> ExitCode {
     raise_file_limit();
     let ended = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
-            let ended = runtime.block_on(run::serve(&config, &log));
+            let ended = runtime
+                .block_on(async { if local { local::chat(&config).await } else { run::serve(&config, &log).await } });
             // Blocking work that hangs (a disk, a resolver) does not keep the process.
             runtime.shutdown_timeout(run::BLOCKING_LIMIT);
             ended
@@ -92,7 +123,7 @@ fn serve() -> ExitCode {
         }
         Err(failure) => {
             tracing::error!(exit_code = failure.exit as u8, "ended: {failure}");
-            code(failure.exit)
+            if local { complain(&failure) } else { code(failure.exit) }
         }
     }
 }

@@ -23,6 +23,13 @@ pub(crate) struct Problem {
     right: String,
 }
 
+impl Problem {
+    /// Whether it is that this variable is not set.
+    pub(crate) fn is_missing(&self, variable: &Variable) -> bool {
+        self.name == variable.name && matches!(self.wrong, Wrong::Missing)
+    }
+}
+
 /// What can be wrong.
 #[derive(Debug, thiserror::Error)]
 enum Wrong {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl House {
             .await
             .map_err(|error| Failure::new(Exit::Unavailable, error))?;
         let address = local_address(&listener)?;
-        let codex = Codex::start(codex_config(config), Arc::clone(&clock))
+        let codex = Codex::start(codex_config(config, config.folders.sessions_root.clone()), Arc::clone(&clock))
             .await
             .map_err(|error| Failure::new(Exit::CannotCreate, error))?;
         let board = Arc::new(Board::new());
@@ -193,16 +193,26 @@ async fn within(what: &str, limit: Duration, end: impl Future<Output = ()>) {
     }
 }
 
+/// Takes a data root, on a thread that may block.
+pub(crate) async fn take_root(path: PathBuf) -> Result<DataRoot, Failure> {
+    let taken = tokio::task::spawn_blocking(move || take(&path));
+    taken.await.unwrap_or_else(|error| Err(Failure::new(Exit::Internal, format!("the lock panicked ({error})"))))
+}
+
+fn take(path: &Path) -> Result<DataRoot, Failure> {
+    DataRoot::take(path).map_err(|error| {
+        let exit = match error {
+            DataRootError::Held { .. } => Exit::Held,
+            _ => Exit::CannotCreate,
+        };
+        Failure::new(exit, error)
+    })
+}
+
 /// Takes the data root and opens the store, on a thread that may block.
-async fn open_store(path: PathBuf) -> Result<(DataRoot, Arc<SqliteStore>), Failure> {
+pub(crate) async fn open_store(path: PathBuf) -> Result<(DataRoot, Arc<SqliteStore>), Failure> {
     let opened = tokio::task::spawn_blocking(move || {
-        let root = DataRoot::take(&path).map_err(|error| {
-            let exit = match error {
-                DataRootError::Held { .. } => Exit::Held,
-                _ => Exit::CannotCreate,
-            };
-            Failure::new(exit, error)
-        })?;
+        let root = take(&path)?;
         let store = SqliteStore::open(&root).map_err(|error| {
             let exit = match error {
                 OpenError::Newer { .. } => Exit::NewerData,
@@ -217,7 +227,7 @@ async fn open_store(path: PathBuf) -> Result<(DataRoot, Arc<SqliteStore>), Failu
 
 /// Ends the store's threads, unless somebody still holds on to it: whoever lets go last ends them then. Nothing depends on
 /// that, since every commit was durable when it was answered.
-async fn close(store: Arc<SqliteStore>) {
+pub(crate) async fn close(store: Arc<SqliteStore>) {
     let closed = tokio::task::spawn_blocking(move || Arc::into_inner(store).map(SqliteStore::close).is_some());
     if !matches!(closed.await, Ok(true)) {
         tracing::debug!("the store is still in use");
@@ -257,7 +267,8 @@ fn slack_config(config: &Config) -> SlackConfig {
     }
 }
 
-fn codex_config(config: &Config) -> CodexConfig {
+/// Codex as it is chosen, with the workspaces in a folder of the caller's.
+pub(crate) fn codex_config(config: &Config, sessions_root: PathBuf) -> CodexConfig {
     let (folders, codex) = (&config.folders, &config.codex);
     let mut denied = vec![folders.env_file.clone()];
     denied.extend(folders.log_dir.clone());
@@ -265,7 +276,7 @@ fn codex_config(config: &Config) -> CodexConfig {
     CodexConfig {
         bin: codex.bin.clone(),
         data_root: folders.data_root.clone(),
-        sessions_root: folders.sessions_root.clone(),
+        sessions_root,
         codex_home: folders.codex_home.clone(),
         runtime_home: folders.data_root.join("runtime-home"),
         repos_root: folders.repos_root.clone(),

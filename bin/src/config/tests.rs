@@ -12,7 +12,7 @@ fn read(more: &[(&str, &str)]) -> Result<Config, ConfigError> {
 
 fn read_in(folder: &Path, more: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let variables = TOKENS.iter().chain(more).map(|(name, value)| ((*name).to_owned(), OsString::from(value)));
-    Config::read(variables.collect(), folder)
+    Config::read(variables.collect(), folder, true)
 }
 
 fn told(more: &[(&str, &str)]) -> String {
@@ -154,7 +154,7 @@ fn a_value_that_is_no_text_is_named() {
     let mut variables: Variables =
         TOKENS.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
     variables.insert("SLACK_BOT_TOKEN".to_owned(), OsString::from_vec(vec![b'x', 0xff]));
-    let told = Config::read(variables, folder.path()).map(drop).expect_err("not text").to_string();
+    let told = Config::read(variables, folder.path(), true).map(drop).expect_err("not text").to_string();
     assert!(told.contains("SLACK_BOT_TOKEN is not UTF-8 text"), "{told}");
     assert_eq!(told.lines().count(), 2, "{told}");
 }

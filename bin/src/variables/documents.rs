@@ -83,7 +83,7 @@ fn the_example_is_a_configuration_once_the_tokens_are_in() {
     let text = text.replace("_TOKEN=\n", "_TOKEN=x-token\n").replace("APP_TOKEN=x", "APP_TOKEN=xapp");
     let text = text.replace("BOT_TOKEN=x-", "BOT_TOKEN=xoxb-");
     std::fs::write(folder.path().join(".env"), text).expect("written");
-    let config = Config::read([].into(), folder.path()).unwrap_or_else(|error| panic!("{error}"));
+    let config = Config::read([].into(), folder.path(), true).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((config.port, config.history_limit), (3000, 50));
 }
 
