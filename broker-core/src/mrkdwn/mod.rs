@@ -25,6 +25,7 @@ mod block;
 mod escape;
 mod html;
 mod inline;
+mod mention;
 mod render;
 mod split;
 mod table;
@@ -42,6 +43,6 @@ pub const MIN_WIDTH: usize = 64;
 /// again count. A width below [`MIN_WIDTH`] is taken as that. No text can become a control sequence (`<!channel>`,
 /// `<@U…>`). Input without anything to show gives no message. Pure and deterministic.
 pub fn render(markdown: &str, width: usize, people: &[Mentionable]) -> Vec<String> {
-    let _ = people;
-    split::pack(&render::read(markdown), width.max(MIN_WIDTH))
+    let people = mention::Directory::new(people);
+    split::pack(&render::read(markdown, &people), width.max(MIN_WIDTH))
 }
