@@ -4,7 +4,6 @@
 //! the text costs, not what else the machine does. An argument keeps the texts whose name holds it.
 #![forbid(unsafe_code)]
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use broker_core::chat::{Mentionable, PersonId};
@@ -21,7 +20,7 @@ fn many(piece: &str) -> String {
 }
 
 /// Pieces that differ by a number, until the text is long enough.
-fn numbered(piece: impl Fn(usize) -> String) -> String {
+fn numbered(mut piece: impl FnMut(usize) -> String) -> String {
     let mut out = String::with_capacity(SIZE + 64);
     let mut number = 0;
     while out.len() < SIZE {
@@ -275,16 +274,12 @@ fn main() {
     let people = people();
     let texts = [blocks(), tables(), inlines(), markup(), words()].concat();
     let mut worst = (Duration::ZERO, "");
-    let mut report = String::new();
     let mut count = 0;
     for (name, text) in texts.iter().filter(|(name, _)| name.contains(&filter)) {
         let (time, parts) = best(text, &people);
         worst = worst.max((time, *name));
         count += 1;
-        report.clear();
-        let _ =
-            write!(report, "{:>8.1} ms  {:>5} parts  {:>7} bytes  {name}", time.as_secs_f64() * 1e3, parts, text.len());
-        println!("{report}");
+        println!("{:>8.1} ms  {:>5} parts  {:>7} bytes  {name}", time.as_secs_f64() * 1e3, parts, text.len());
     }
     println!("{count} texts; the worst: {:.1} ms, {}", worst.0.as_secs_f64() * 1e3, worst.1);
 }

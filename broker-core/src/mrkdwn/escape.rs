@@ -172,7 +172,7 @@ pub(super) fn push_prose(out: &mut String, c: char, prev: Option<char>, rest: &s
         out.push(WORD_JOINER);
         return;
     }
-    if c == ':' && is_no_emoji(prev, rest) {
+    if c == ':' && is_no_emoji(out, prev, rest) {
         out.push(c);
         out.push(ZERO_WIDTH_SPACE);
         return;
@@ -193,15 +193,28 @@ pub(super) fn push_prose(out: &mut String, c: char, prev: Option<char>, rest: &s
 
 /// Whether what follows a colon would become an emoji though it is part of something longer: `std::key::Key`, `ab:cd:ef`.
 /// One that stands alone, such as `:warning:`, is meant. Names of one or two digits are none, so times stay clean.
-fn is_no_emoji(prev: Option<char>, rest: &str) -> bool {
-    let in_name = |c: char| c.is_alphanumeric() && !c.is_uppercase() || matches!(c, '_' | '-' | '+' | '\'');
-    let Some(end) = rest.find(|c| !in_name(c)).filter(|end| (1..=MAX_EMOJI).contains(end)) else { return false };
+fn is_no_emoji(before: &str, prev: Option<char>, rest: &str) -> bool {
+    let Some(end) = rest.find(|c| !in_emoji(c)).filter(|end| (1..=MAX_EMOJI).contains(end)) else { return false };
     let Some(behind) = rest[end..].strip_prefix(':') else { return false };
     if end < 3 && rest[..end].bytes().all(|byte| byte.is_ascii_digit()) {
         return false;
     }
-    let longer = |side: Option<char>| side.is_some_and(|c| c.is_alphanumeric() || c == ':');
-    longer(prev) || longer(behind.chars().next())
+    let longer = |side: Option<char>| side.is_some_and(char::is_alphanumeric);
+    longer(prev) || longer(behind.chars().next()) || prev == Some(':') && !ends_in_emoji(before)
+}
+
+fn in_emoji(c: char) -> bool {
+    c.is_alphanumeric() && !c.is_uppercase() || matches!(c, '_' | '-' | '+' | '\'')
+}
+
+/// Whether the text ends in an emoji, as that before a skin tone does.
+fn ends_in_emoji(text: &str) -> bool {
+    let Some(text) = text.strip_suffix(':') else { return false };
+    let name = text.len() - text.bytes().rev().take(MAX_EMOJI).take_while(|byte| *byte != b':').count();
+    let outside = text[..name.min(text.len())].strip_suffix(':').map(|before| before.chars().next_back());
+    name < text.len()
+        && text[name..].chars().all(in_emoji)
+        && outside.is_some_and(|c| !c.is_some_and(char::is_alphanumeric))
 }
 
 fn pings(prev: Option<char>, rest: &str) -> bool {

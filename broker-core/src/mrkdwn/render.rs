@@ -294,6 +294,8 @@ impl<'p> Reader<'p> {
                 if self.items.len() > before {
                     self.keep();
                 }
+                // The text of a tight item is no block: nothing would take the blank line back.
+                self.gap = self.lists.is_empty();
                 self.bold = self.bold.saturating_sub(1);
             }
             TagEnd::BlockQuote(_) => {

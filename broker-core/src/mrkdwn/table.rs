@@ -13,9 +13,9 @@ const MAX_ALIGNED: usize = 76;
 /// The longest name of a column that is repeated whole in each row of a list, in characters; a longer one is cut there. It
 /// stands whole above the list.
 const MAX_LABEL: usize = 40;
-/// How much longer than its cells a list may be by its labels, as a factor and in characters. Beyond, the rows are shown as
-/// they are: a table of a thousand columns would otherwise become many times its source.
-const MAX_LABELS: (usize, usize) = (4, 16_384);
+/// The most cells that a list is made of. A table that is both wide and longer than this is data rather than something to
+/// read: its rows are shown as they are, and no label is repeated a hundred thousand times.
+const MAX_LIST_CELLS: usize = 5_000;
 
 /// A table while it is read.
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ impl Table {
         if widths.iter().map(|width| width + 3).sum::<usize>().saturating_sub(3) <= MAX_ALIGNED {
             return Shape::Text(self.aligned(&widths));
         }
-        if self.is_mostly_labels() {
+        if self.rows.iter().map(Vec::len).sum::<usize>() > MAX_LIST_CELLS {
             let rows =
                 self.rows.iter().map(|row| row.iter().map(|cell| cell.plain.as_str()).collect::<Vec<_>>().join(" | "));
             return Shape::Text(rows.collect());
@@ -125,18 +125,6 @@ impl Table {
             }
         }
         line
-    }
-
-    fn is_mostly_labels(&self) -> bool {
-        let Some((header, rows)) = self.rows.split_first() else { return false };
-        let (mut text, mut labels) = (0_usize, 0_usize);
-        for row in rows {
-            for (column, cell) in row.iter().enumerate().filter(|(_, cell)| !cell.plain.is_empty()) {
-                text += cell.plain.len();
-                labels += header.get(column).map_or(0, |label| label.plain.len().min(MAX_LABEL));
-            }
-        }
-        labels > text.saturating_mul(MAX_LABELS.0).saturating_add(MAX_LABELS.1)
     }
 
     fn list(self) -> Shape {

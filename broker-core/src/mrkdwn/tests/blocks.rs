@@ -1,0 +1,138 @@
+//! Paragraphs, headings, quotes and fences.
+
+use super::Cases;
+
+pub(super) const HEADINGS: Cases = &[
+    ("# Title", "*Title*"),
+    ("###### Title ######", "*Title*"),
+    ("# A **b** c", "*A b c*"),
+    ("# A _b_ `c`", "*A _b_ `c`*"),
+    ("# A ~~b~~", "*A ~b~*"),
+    ("# [a](https://x.y) b", "*<https://x.y|a> b*"),
+    ("# `a`", "*`a`*"),
+    ("# a_b * c", "*a_b * c*"),
+    ("# 1 < 2", "*1 &lt; 2*"),
+    ("Title\n===\ntext", "*Title*\ntext"),
+    ("Two\nlines\n---", "*Two*\n*lines*"),
+    ("# A\n\ntext", "*A*\n\ntext"),
+    ("# A\n## B\ntext", "*A*\n\n*B*\ntext"),
+    ("text\n# A", "text\n\n*A*"),
+    ("#", ""),
+    ("#hashtag", "#hashtag"),
+];
+
+pub(super) const PARAGRAPHS: Cases = &[
+    ("a\n\nb", "a\n\nb"),
+    ("a\n\n\n\nb", "a\n\nb"),
+    ("  a", "a"),
+    ("a\n\n---\n\nb", "a\n\n──────────\n\nb"),
+    ("***", "──────────"),
+    ("", ""),
+    (" \n\t\n", ""),
+    ("&nbsp;", ""),
+    ("\u{200B}", ""),
+    ("a\r\nb\r\n\r\nc", "a\nb\n\nc"),
+];
+
+pub(super) const QUOTES: Cases = &[
+    ("> a\n> b", "> a\n> b"),
+    ("> a\nb", "> a\n> b"),
+    ("> a\n>\n> b\n\nc", "> a\n>\n> b\n\nc"),
+    ("> a\n\n<!-- -->\n\n> b", "> a\n\n> b"),
+    ("> a\n\nb", "> a\n\nb"),
+    // Slack knows one level.
+    ("> > deep", "> &gt; deep"),
+    ("> a\n> > b\n>\n> c", "> a\n> &gt; b\n>\n> c"),
+    ("> **a\n> b**", "> *a*\n> *b*"),
+    ("> # T\n> a", "> *T*\n> a"),
+    ("> - a\n> - b", "> • a\n> • b"),
+    ("> - a\n>   - b", "> • a\n>     ◦ b"),
+    ("> 1. a\n>    b\n> 2. c", "> 1. a\n>    b\n> 2. c"),
+    ("> - [x] a", "> ☑ a"),
+    ("> a\n> - b\n>\n> c", "> a\n> • b\n>\n> c"),
+    // A fence within a quote is none to Slack, or has the mark in its code: it stands outside.
+    ("> ```\n> code\n> ```\n> x", "```\ncode\n```\n> x"),
+    ("> a\n> ```\n> code\n> ```\n> b", "> a\n```\ncode\n```\n> b"),
+    ("> a\n>\n>     code", "> a\n\n```\ncode\n```"),
+    ("> [!NOTE]\n> a", "> *Note*\n> a"),
+    ("> [!TIP]\n> a", "> *Tip*\n> a"),
+    ("> [!IMPORTANT]\n> a", "> *Important*\n> a"),
+    ("> [!WARNING]\n> hot", "> *Warning*\n> hot"),
+    ("> [!CAUTION]\n> a\n> b", "> *Caution*\n> a\n> b"),
+    ("> \\> a", "> &gt; a"),
+    (">", ""),
+];
+
+pub(super) const FENCES: Cases = &[
+    ("```rust\nlet a = 1 && 2;\n```", "```\nlet a = 1 &amp;&amp; 2;\n```"),
+    ("~~~\na\n~~~", "```\na\n```"),
+    ("````\n```\nx\n```\n````", "```\n``¦`\nx\n``¦`\n```"),
+    ("    indented\n    code", "```\nindented\ncode\n```"),
+    ("```\nunclosed", "```\nunclosed\n```"),
+    ("```\r\na\r\nb\r\n```", "```\na\nb\n```"),
+    ("text\n```\n*a* _b_ @channel\n```\nmore", "text\n```\n*a* _b_ @channel\n```\nmore"),
+    ("```\n\n```", ""),
+    ("```\na\n\n\nb\n```", "```\na\n\n\nb\n```"),
+    ("```\n  a\n\tb\n```", "```\n  a\n\tb\n```"),
+    ("```\n<b>&amp;\n```", "```\n&lt;b&gt;&amp;amp;\n```"),
+    ("```\nhttps://x.y <@U1> @Ann :smile:\n```", "```\nhttps://x.y &lt;@U1&gt; @Ann :smile:\n```"),
+    ("```\n| a |\n|---|\n```", "```\n| a |\n|---|\n```"),
+    ("a\n\n```\nb\n```\n\nc", "a\n\n```\nb\n```\n\nc"),
+];
+
+pub(super) const LISTS: Cases = &[
+    ("- a\n- b", "• a\n• b"),
+    ("+ a\n+ b", "• a\n• b"),
+    ("* a\n\n* b", "• a\n• b"),
+    ("intro\n- a\n- b\n\nend", "intro\n• a\n• b\n\nend"),
+    ("intro\n\n- a", "intro\n\n• a"),
+    ("1. a\n2. b", "1. a\n2. b"),
+    ("3. a\n4. b", "3. a\n4. b"),
+    ("1. a\n1. b\n1. c", "1. a\n2. b\n3. c"),
+    ("1) a\n2) b", "1. a\n2. b"),
+    ("0. a", "0. a"),
+    ("9. a\n10. b\n    - c", "9. a\n10. b\n    ◦ c"),
+    ("- a\n  - b\n    - c\n- d", "• a\n    ◦ b\n        ▪ c\n• d"),
+    ("- a\n  - b\n    - c\n      - d", "• a\n    ◦ b\n        ▪ c\n            • d"),
+    ("1. a\n   - b\n2. c", "1. a\n    ◦ b\n2. c"),
+    ("- a\n  1. b\n  2. c", "• a\n    1. b\n    2. c"),
+    ("- a\n\n  more\n- b", "• a\n\n  more\n• b"),
+    ("1. a\n\n   more", "1. a\n\n   more"),
+    ("- a\n  b", "• a\n  b"),
+    ("- a\nlazy", "• a\n  lazy"),
+    ("- **a**: b", "• *a*: b"),
+    ("- *a*", "• _a_"),
+    ("- `a`", "• `a`"),
+    ("- [a](https://x.y)", "• <https://x.y|a>"),
+    ("- > not a quote\\\n- b", "> • not a quote\\\n• b"),
+    ("-\n- b", "•\n• b"),
+    ("- - x", "•\n    ◦ x"),
+    ("- # T\n- b", "• *T*\n• b"),
+    ("- # T\n  text", "• *T*\n  text"),
+    ("- ```\n  x\n  ```\n- b", "•\n```\nx\n```\n• b"),
+    ("1. run\n   ```\n   x\n   ```\n2. done", "1. run\n```\nx\n```\n2. done"),
+    ("- > q", "> • q"),
+    ("- > q\n  > r\n- b", "> • q\n>   r\n• b"),
+    ("- a\n\n  > q", "• a\n\n>   q"),
+    ("- a\n- b\n\n1. c", "• a\n• b\n\n1. c"),
+    ("- ***", "• ──────────"),
+    ("- a\n\n\n\n- b", "• a\n• b"),
+];
+
+pub(super) const TASKS: Cases = &[
+    ("- [ ] a\n- [x] b", "☐ a\n☑ b"),
+    ("- [X] a", "☑ a"),
+    ("1. [x] a", "1. ☑ a"),
+    ("- [ ] a\n  - [x] b", "☐ a\n    ☑ b"),
+    ("- [ ] a\n  more", "☐ a\n  more"),
+    ("- [ ] **a**", "☐ *a*"),
+    ("- [ ]a", "• [ ]a"),
+    ("[ ] a", "[ ] a"),
+];
+
+pub(super) const FOOTNOTES: Cases = &[
+    ("a[^1]\n\n[^1]: note", "a[1]\n\n[1] note"),
+    ("a[^n] b[^n]\n\n[^n]: **x**", "a[n] b[n]\n\n[n] *x*"),
+    ("a[^1]\n\n[^1]: one\n    two", "a[1]\n\n[1] one\ntwo"),
+    ("a[^missing]", "a[^missing]"),
+];

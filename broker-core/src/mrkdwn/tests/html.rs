@@ -1,0 +1,63 @@
+//! HTML, within lines and as blocks.
+
+use super::Cases;
+
+pub(super) const TAGS: Cases = &[
+    ("a<br>b", "a\nb"),
+    ("a<br/>b<BR />c", "a\nb\nc"),
+    ("<b>x</b> <strong>y</strong>", "*x* *y*"),
+    ("<i>x</i> <em>y</em>", "_x_ _y_"),
+    ("<s>x</s> <del>y</del>", "~x~ ~y~"),
+    ("<code>a_b</code> <kbd>y</kbd>", "`a_b` `y`"),
+    ("<b>a <i>b</i></b>", "*a _b_*"),
+    ("**a <i>b</i>**", "*a _b_*"),
+    ("<b>a *b*</b>", "*a _b_*"),
+    ("x <b>one\ntwo</b>", "x *one*\n*two*"),
+    // Half a pair formats nothing.
+    ("a <b>x", "a x"),
+    ("a x</b>", "a x"),
+    ("a <b>x</i> y", "a x y"),
+    ("a <b>x\n\ny</b>", "a x\n\ny"),
+    ("a <b><b>x</b> y", "a *x* y"),
+    ("see <a href=\"https://x.y/?a&amp;b\">the *page*</a>.", "see <https://x.y/?a&amp;b|the page>."),
+    ("see <a href='x.md'>x</a>", "see x (x.md)"),
+    ("see <a name=x>x</a> y", "see x y"),
+    ("see <a href=https://x.y>x", "see x"),
+    ("an <img alt=\"a b\" src=\"https://x.y/i.png\"/>", "an <https://x.y/i.png|a b>"),
+    ("an <img src=i.png>", "an  (i.png)"),
+    ("H<sub>2</sub>O x<sup>2</sup>", "H2O x2"),
+    ("a <!-- no --> b", "a  b"),
+    ("a <u>b</u> <span class=x>c</span>", "a b c"),
+    // No tags of HTML: most likely meant as text.
+    ("Vec<T> and <Foo>", "Vec&lt;T&gt; and &lt;Foo&gt;"),
+    ("use <script> here", "use &lt;script&gt; here"),
+    ("a <b:c> <d@e>", "a &lt;b:c&gt; <mailto:d@e|d@e>"),
+    ("a <?php ?> b", "a &lt;?php ?&gt; b"),
+    ("|a|\n|-|\n|x<ul><li>y</li></ul>|", "```\na\n------\nx  • y\n```"),
+];
+
+pub(super) const BLOCKS: Cases = &[
+    ("<details>\n<summary>S</summary>\n\ntext\n\n</details>", "*S*\n\ntext"),
+    ("<details><summary>S</summary>text</details>", "*S*\ntext"),
+    ("<div>a < b <!channel></div>", "a &lt; b &lt;!channel&gt;"),
+    ("<div>a &amp; b &lt;c&gt; &copy;</div>", "a &amp; b &lt;c&gt; ©"),
+    ("<p align=\"center\">a</p><p>b</p>", "a\nb"),
+    ("<h1 align=center>T</h1>\n<p>a <b>b</b></p>", "*T*\na *b*"),
+    ("<ul>\n<li>a</li>\n<li>b</li>\n</ul>", "• a\n• b"),
+    ("<ul><li>a<ul><li>b</li></ul></li><li>c</li></ul>", "• a\n    ◦ b\n• c"),
+    ("<ol>\n<li>a\n<li>b\n</ol>", "1. a\n2. b"),
+    ("<li>a</li>", "• a"),
+    ("<table><tr><th>A</th><th>B</th></tr><tr><td>1</td><td>2</td></tr></table>", "A | B\n1 | 2"),
+    ("<pre><code>a &lt; b\n  *c*</code></pre>", "```\na &lt; b\n  *c*\n```"),
+    ("<div>\n<script>x</script>\ny</div>", "y"),
+    ("<style>p { a: b }</style>", ""),
+    ("<script>\nnever closed", "&lt;script&gt;\nnever closed"),
+    ("<!-- comment -->", ""),
+    ("<!-- a\n\nb -->c", "c"),
+    ("<!DOCTYPE html>", ""),
+    ("<div>\n<a href=\"https://x.y\">x\ny</a>\n</div>", "<https://x.y|x y>"),
+    ("<p>a<br>b<hr>c</p>", "a\nb\n\n──────────\n\nc"),
+    ("<div>**not Markdown**</div>", "*¦*¦not Markdown¦*¦*"),
+    ("<div><b>x</div>\n\n**y** z", "x\n\n*y* z"),
+    ("<Foo>\nx", "&lt;Foo&gt;\nx"),
+];
