@@ -104,6 +104,8 @@ fn blocks() -> Vec<(&'static str, String)> {
         ("quotes that end lazily", ("> ".repeat(500) + "a\nb\n").repeat(1000)),
         ("lists, one line", many("- ")),
         ("numbered lists, one line", many("1. ")),
+        ("lists that end lazily", ("- ".repeat(500) + "a\nb\n").repeat(1000)),
+        ("lists, deep, with blank lines", ("- ".repeat(400) + "a\n\n\n").repeat(1200)),
         ("lists, ever deeper", numbered(|n| format!("{}- a\n", "  ".repeat(n)))),
         ("list items", many("\n- a\n  ")),
         ("empty list items", many("-\n")),
@@ -181,6 +183,12 @@ fn inlines() -> Vec<(&'static str, String)> {
         ("entities", many("&lt;")),
         ("named entities", many("&CounterClockwiseContourIntegral;")),
         ("ampersands", many("&")),
+        ("numeric entities", many("&#x1F600;")),
+        ("entities that do not end", many("&#x")),
+        ("autolinks that do not end", many("<http:x ")),
+        ("mail autolinks that do not end", many("<a@b")),
+        ("images in brackets", many("![[]()")),
+        ("escaped parentheses in a link", format!("[a]({}", many("\\("))),
         ("backslashes", many("\\")),
     ]
 }

@@ -102,12 +102,20 @@ pub(super) fn refine(runs: Vec<Run>, people: &Directory<'_>) -> Vec<Run> {
     let mut before = None;
     let mut runs = runs.into_iter().peekable();
     while let Some(Run { style, kind }) = runs.next() {
-        let RunKind::Text(text) = kind else {
-            before = Some(EDGE);
-            out.push(Run { style, kind });
-            continue;
+        let text = match kind {
+            RunKind::Text(text) => text,
+            kind => {
+                before = Some(EDGE);
+                out.push(Run { style, kind });
+                continue;
+            }
         };
         let last = text.chars().next_back();
+        if !text.contains('@') && !text.contains("http") {
+            before = last;
+            out.push(Run { style, kind: RunKind::Text(text) });
+            continue;
+        }
         let mut rest = text.as_str();
         while let Some((prose, url, tail)) = bare_url(rest) {
             people.split(prose, style, before, Some(EDGE), &mut out);

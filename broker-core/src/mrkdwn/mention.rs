@@ -97,8 +97,7 @@ impl<'a> Directory<'a> {
     fn by_name(&self, rest: &str, after: Option<char>) -> Option<(usize, &'a str)> {
         let mut name = String::new();
         let mut best = None;
-        let mut chars = 0;
-        for (at, c) in rest.char_indices().chain([(rest.len(), '@')]) {
+        for (chars, (at, c)) in rest.char_indices().chain([(rest.len(), '@')]).enumerate() {
             if may_end(&rest[at..], after)
                 && let Some(id) = self.names.get(&name)
                 && GraphemeCursor::new(at, rest.len(), true).is_boundary(rest, 0) == Ok(true)
@@ -109,7 +108,6 @@ impl<'a> Directory<'a> {
                 break;
             }
             fold(c, &mut name);
-            chars += 1;
         }
         best.and_then(|(end, id)| Some((end, id?)))
     }
