@@ -39,6 +39,7 @@ pub(super) fn push_char(out: &mut String, c: char) {
         '<' => out.push_str("&lt;"),
         '>' => out.push_str("&gt;"),
         '\t' => out.push('\t'),
+        c if c.is_control() && c.is_whitespace() => out.push(' '),
         c if c.is_control() => {}
         c => out.push(c),
     }

@@ -27,6 +27,8 @@ pub(super) enum Tag {
     Half(Pair, Side),
     /// An image.
     Image,
+    /// A tag that means nothing, and stands alone.
+    Lone,
     /// Nothing.
     Gone,
     /// It is shown as it is written.
@@ -50,6 +52,8 @@ pub(super) enum Pair {
     Link,
     /// Text that is shown as it stands, line by line.
     Preformatted,
+    /// What means nothing to a reader of text.
+    Plain,
     /// What is never shown: scripts and styles.
     Hidden,
 }
@@ -66,11 +70,15 @@ pub(super) enum Side {
 }
 
 /// Elements whose tags vanish, and that mean nothing else.
+///
+/// In a line, one that stands alone and has no attributes is rather the name of something: `cp <source> <target>`.
 const PLAIN: &[&str] = &[
-    "abbr", "article", "aside", "big", "body", "button", "caption", "cite", "col", "colgroup", "dfn", "font", "footer",
-    "head", "header", "html", "input", "ins", "label", "link", "main", "mark", "meta", "nav", "nobr", "picture", "q",
-    "rp", "rt", "ruby", "section", "small", "source", "span", "sub", "sup", "table", "tbody", "tfoot", "thead", "time",
-    "title", "u", "video", "wbr",
+    "abbr", "acronym", "area", "article", "aside", "audio", "base", "bdi", "bdo", "big", "body", "button", "canvas",
+    "caption", "cite", "data", "datalist", "dfn", "embed", "fieldset", "font", "footer", "form", "head", "header",
+    "hgroup", "html", "iframe", "input", "ins", "label", "legend", "link", "main", "map", "mark", "meta", "nav",
+    "nobr", "noscript", "object", "optgroup", "option", "output", "param", "picture", "progress", "q", "rp", "rt",
+    "ruby", "search", "section", "select", "small", "source", "span", "sub", "sup", "svg", "table", "tbody",
+    "template", "textarea", "tfoot", "thead", "time", "title", "track", "u", "video",
 ];
 
 /// What becomes of one tag, from `<` to `>`.
@@ -105,7 +113,8 @@ pub(super) fn tag(raw: &str) -> Tag {
         "td" | "th" => opening(Tag::Cell),
         "address" | "blockquote" | "center" | "dd" | "details" | "div" | "dl" | "dt" | "figcaption" | "figure"
         | "p" | "tr" => Tag::Apart,
-        name if PLAIN.contains(&name) => Tag::Gone,
+        "col" | "colgroup" | "wbr" => Tag::Gone,
+        name if PLAIN.contains(&name) => Tag::Half(Pair::Plain, side),
         _ => Tag::Shown,
     }
 }
@@ -146,6 +155,7 @@ impl Partners {
             _ if matched => tag,
             Pair::Title => Tag::Apart,
             Pair::Hidden => Tag::Shown,
+            Pair::Plain => Tag::Lone,
             _ => Tag::Gone,
         }
     }

@@ -45,6 +45,15 @@ impl Style {
         Self { marks: std::array::from_fn(|index| self.marks[index] && other.marks[index]) }
     }
 
+    /// Without the marks that could not be told from the text: `***` is no bold star.
+    fn beside(mut self, text: &str) -> Self {
+        let first = text.trim().chars().next();
+        for mark in Mark::ALL.into_iter().filter(|mark| first == Some(mark.sign())) {
+            self.marks[mark.index()] &= !text.trim().chars().all(|c| c == mark.sign());
+        }
+        self
+    }
+
     fn has(self, mark: Mark) -> bool {
         self.marks[mark.index()]
     }
@@ -110,6 +119,7 @@ pub(super) fn refine(runs: Vec<Run>, people: &Directory<'_>) -> Vec<Run> {
                 continue;
             }
         };
+        let style = style.beside(&text);
         let last = text.chars().next_back();
         if !text.contains('@') && !text.contains("http") {
             before = last;
@@ -277,9 +287,9 @@ impl Maker {
         let mut word = String::new();
         let marks = self.marks;
         sides.each(text, |c, prev, rest| {
-            if c == ' ' || c == '\t' {
+            if c == ' ' || c.is_whitespace() && c.is_control() {
                 self.word(&mut word, style);
-                self.space(c, style);
+                self.space(if c == '\t' { c } else { ' ' }, style);
             } else {
                 escape::push_prose(&mut word, c, prev, rest, &marks);
             }

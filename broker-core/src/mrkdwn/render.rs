@@ -428,11 +428,19 @@ impl<'p> Reader<'p> {
         }
         let Some(Capture { dest, label, style, .. }) = self.capture.take() else { return };
         let style = style.unwrap_or_else(|| self.style());
+        let trimmed = label.trim();
+        self.push_text(if label.starts_with(char::is_whitespace) { " " } else { "" }, style);
+        self.push_link(dest, trimmed.to_owned(), style);
+        let spaced = label.len() > 1 && label.ends_with(char::is_whitespace);
+        self.push_text(if spaced { " " } else { "" }, style);
+    }
+
+    fn push_link(&mut self, dest: String, label: String, style: Style) {
         if escape::address(&dest).is_some() {
             self.in_url = false;
             return self.runs.push(Run { style, kind: RunKind::Link { dest, label } });
         }
-        let same = label.trim() == dest || dest.strip_prefix("mailto:") == Some(label.trim());
+        let same = label == dest || dest.strip_prefix("mailto:") == Some(label.as_str());
         self.push_text(&label, style);
         // A place within the document leads nowhere here.
         if !same && !dest.is_empty() && !dest.starts_with('#') {
@@ -547,6 +555,9 @@ impl<'p> Reader<'p> {
     }
 
     fn push_item(&mut self, body: Body, quote: Option<usize>) {
+        // Slack would read the end of the one and the beginning of the other as a fence of their own.
+        let between = |item: &Item| matches!((&item.body, &body), (Body::Fence(_), Body::Fence(_)));
+        self.gap |= self.items.last().is_some_and(between);
         let gap = match (self.gap, quote) {
             (false, _) => Gap::None,
             (true, Some(quote)) if self.last_quote == Some(quote) => Gap::Quoted,

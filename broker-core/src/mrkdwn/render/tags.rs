@@ -9,7 +9,9 @@ impl Reader<'_> {
         match tag {
             Tag::Gone => {}
             // Within a line this was meant as text: nothing of a line is kept from the reader.
-            Tag::Shown | Tag::Half(Pair::Hidden, _) => self.push_text(raw, self.style()),
+            Tag::Shown | Tag::Half(Pair::Hidden, _) => self.html_lines(raw),
+            Tag::Lone if raw.contains(char::is_whitespace) => {}
+            Tag::Lone => self.push_text(raw, self.style()),
             Tag::Half(pair, side) => self.half(pair, side, raw),
             Tag::Break => self.line_break(),
             Tag::Cell if self.has_text() => self.push_text(" | ", self.style()),
@@ -37,7 +39,7 @@ impl Reader<'_> {
             Pair::Strike => &mut self.strike,
             Pair::Code => &mut self.html_code,
             Pair::Link => return self.anchor(side, raw),
-            Pair::Preformatted | Pair::Hidden => return,
+            Pair::Preformatted | Pair::Plain | Pair::Hidden => return,
         };
         *count = if side == Side::Open { *count + 1 } else { count.saturating_sub(1) };
         if pair == Pair::Title {
@@ -118,21 +120,17 @@ impl Reader<'_> {
         if let Some(code) = &mut walk.preformatted {
             return code.push_str(text);
         }
+        self.html_lines(text);
+    }
+
+    /// Text that may hold line breaks.
+    fn html_lines(&mut self, text: &str) {
         for (index, line) in text.split('\n').enumerate() {
             if index > 0 {
-                self.end_html_line();
+                self.line_break();
             }
             let line = if self.has_text() || self.is_inside() { line } else { line.trim_start() };
             self.push_text(line, self.style());
-        }
-    }
-
-    /// The end of a line of the source: within a link it is a space.
-    fn end_html_line(&mut self) {
-        if self.is_inside() {
-            self.push_text(" ", self.style());
-        } else {
-            self.end_line();
         }
     }
 
@@ -141,6 +139,7 @@ impl Reader<'_> {
             Tag::Half(Pair::Hidden, Side::Open) => walk.hidden += 1,
             Tag::Half(Pair::Hidden, Side::Close) => walk.hidden = walk.hidden.saturating_sub(1),
             _ if walk.hidden > 0 => {}
+            Tag::Lone => {}
             Tag::Half(Pair::Preformatted, Side::Open) => {
                 self.begin_fence();
                 walk.preformatted.get_or_insert_default();

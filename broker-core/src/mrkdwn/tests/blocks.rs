@@ -78,6 +78,7 @@ pub(super) const FENCES: Cases = &[
     ("```\nhttps://x.y <@U1> @Ann :smile:\n```", "```\nhttps://x.y &lt;@U1&gt; @Ann :smile:\n```"),
     ("```\n| a |\n|---|\n```", "```\n| a |\n|---|\n```"),
     ("a\n\n```\nb\n```\n\nc", "a\n\n```\nb\n```\n\nc"),
+    ("```\na\n```\n```\nb\n```", "```\na\n```\n\n```\nb\n```"),
 ];
 
 pub(super) const LISTS: Cases = &[

@@ -34,6 +34,9 @@ pub(super) const TAGS: Cases = &[
     ("a <b:c> <d@e>", "a &lt;b:c&gt; <mailto:d@e|d@e>"),
     ("a <?php ?> b", "a &lt;?php ?&gt; b"),
     ("|a|\n|-|\n|x<ul><li>y</li></ul>|", "```\na\n------\nx  • y\n```"),
+    ("cp <source> <target>", "cp &lt;source&gt; &lt;target&gt;"),
+    ("a <input type=text> b", "a  b"),
+    ("a <Foo\nbar> b", "a &lt;Foo\nbar&gt; b"),
 ];
 
 pub(super) const BLOCKS: Cases = &[

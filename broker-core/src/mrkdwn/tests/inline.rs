@@ -142,6 +142,9 @@ pub(super) const SIGNS: Cases = &[
     ("a > b", "a &gt; b"),
     ("->", "-&gt;"),
     ("\\\\*x*", "\\_x_"),
+    ("a&#10;b", "a b"),
+    (r"**\*** and _\__", "* and _"),
+    ("foo *_*", "foo _"),
 ];
 
 pub(super) const EMOJI: Cases = &[

@@ -40,6 +40,8 @@ pub(super) const LINKS: Cases = &[
     ("[top](#top)", "top"),
     ("[x]()", "x"),
     ("**[a](b.rs)**", "*a (b.rs)*"),
+    ("a[ b ](https://x.y)c", "a <https://x.y|b> c"),
+    ("a[ b](c.rs)", "a b (c.rs)"),
 ];
 
 pub(super) const IMAGES: Cases = &[
