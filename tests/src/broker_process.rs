@@ -13,8 +13,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 
-use crate::codex_binary::target_folder;
 use crate::http_client;
+use crate::npm::target_folder;
 use crate::processes::{self, poll};
 use crate::watched::Watched;
 

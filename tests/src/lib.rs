@@ -17,6 +17,8 @@ pub mod codex_binary;
 pub mod fake_model;
 pub mod fake_slack;
 pub mod http_client;
+pub mod judge;
+pub mod npm;
 pub mod processes;
 mod watched;
 mod wire;

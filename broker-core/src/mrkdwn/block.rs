@@ -83,6 +83,8 @@ impl Lead {
 pub(super) struct Item {
     /// What stands before it.
     pub(super) gap: Gap,
+    /// Whether it stays with the beginning of what follows: a heading.
+    pub(super) keep: bool,
     /// What it holds.
     pub(super) body: Body,
 }

@@ -1,9 +1,13 @@
 //! Where text becomes mrkdwn: entities, addresses, disarmed marks, and the places where finished text may be cut.
 
+use unicode_segmentation::GraphemeCursor;
+
 /// Stands beside a mark: a literal one that must not format, or a real one that would otherwise touch a letter.
 pub(super) const ZERO_WIDTH_SPACE: char = '\u{200B}';
 /// Stands behind the `@` of a word that would ping.
 const WORD_JOINER: char = '\u{2060}';
+/// Joins two emoji into one.
+const ZERO_WIDTH_JOINER: char = '\u{200D}';
 /// Stands for a backtick inside a code span: Slack has no way to write one there.
 const MODIFIER_GRAVE: char = '\u{02CB}';
 
@@ -11,7 +15,10 @@ const MODIFIER_GRAVE: char = '\u{02CB}';
 /// and `<!here>` or `<@U1>` are no addresses but control sequences.
 pub(super) const SCHEMES: [&str; 6] = ["http", "https", "mailto", "tel", "ftp", "slack"];
 /// The words that ping a whole channel where a client or a setting reads names out of plain text.
-const PINGS: [&str; 4] = ["channel", "here", "everyone", "group"];
+pub(super) const PINGS: [&str; 4] = ["channel", "here", "everyone", "group"];
+/// The longest name of an emoji, in bytes: <https://slack.com/help/articles/206870177-Add-custom-emoji-and-aliases>
+/// allows 100 characters.
+const MAX_EMOJI: usize = 100;
 /// How far a cut moves back to keep what belongs together, in characters.
 const CUT_BACK: usize = 32;
 
@@ -25,6 +32,12 @@ pub(super) fn is_blank(text: &str) -> bool {
     text.chars().all(|c| c.is_whitespace() || c.is_control() || is_zero_width(c))
 }
 
+/// The text without control characters that are no spaces: they vanish, and would hide what stands beside what.
+pub(super) fn without_controls(text: String) -> String {
+    let odd = |c: char| c.is_control() && !c.is_whitespace();
+    if text.contains(odd) { text.replace(odd, "") } else { text }
+}
+
 /// Appends one character of text. Control characters vanish: Slack refuses or mangles them.
 pub(super) fn push_char(out: &mut String, c: char) {
     match c {
@@ -32,6 +45,7 @@ pub(super) fn push_char(out: &mut String, c: char) {
         '<' => out.push_str("&lt;"),
         '>' => out.push_str("&gt;"),
         '\t' => out.push('\t'),
+        c if c.is_control() && c.is_whitespace() => out.push(' '),
         c if c.is_control() => {}
         c => out.push(c),
     }
@@ -54,7 +68,8 @@ pub(super) fn code_span(text: &str) -> String {
 pub(super) fn fenced(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut ticks = 0;
-    for c in line.chars() {
+    // What vanishes does not keep two backticks apart.
+    for c in line.chars().filter(|c| *c == '\t' || !c.is_control()) {
         if c == '`' {
             if ticks == 2 {
                 out.push(ZERO_WIDTH_SPACE);
@@ -92,55 +107,125 @@ pub(super) fn address(raw: &str) -> Option<String> {
     Some(out)
 }
 
-/// Which marks stand more than once on a line, real ones included. One that stands alone has no partner and is left as
-/// it is, so that `~/.config` or `2 * 3` stay clean.
+/// What stands beside text whose neighbour is a mark of its own line: neither a space nor a letter, and no zero-width
+/// space comes between, since a mark with a space on its inner side is none.
+pub(super) const EDGE: char = '\0';
+
+/// Which signs could be read as a pair on a line, real marks included. One that has no partner is left as it is, so that
+/// `~/.config`, `2 * 3` or `*.rs *.toml` stay clean and can be copied.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Marks {
-    counts: [u32; 4],
+    counts: [Count; 4],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    signs: u32,
+    opens: u32,
+    closes: u32,
 }
 
 impl Marks {
     const SIGNS: [char; 4] = ['*', '_', '~', '`'];
 
-    /// Counts a sign, `times` times.
-    pub(super) fn add(&mut self, sign: char, times: u32) {
-        if let Some(index) = Self::SIGNS.iter().position(|known| *known == sign) {
-            self.counts[index] = self.counts[index].saturating_add(times);
+    /// Counts a pair of real marks.
+    pub(super) fn add_pair(&mut self, sign: char) {
+        self.add(sign, true, false);
+        self.add(sign, false, true);
+    }
+
+    /// Counts a character of prose, when it is a sign that could open or close.
+    pub(super) fn add_prose(&mut self, c: char, prev: Option<char>, next: Option<char>) {
+        if Self::SIGNS.contains(&c) {
+            self.add(c, opens(prev, next), opens(next, prev));
         }
     }
 
-    fn paired(&self, sign: char) -> bool {
-        Self::SIGNS.iter().position(|known| *known == sign).is_some_and(|index| self.counts[index] > 1)
+    fn add(&mut self, sign: char, opens: bool, closes: bool) {
+        if let Some(index) = Self::SIGNS.iter().position(|known| *known == sign) {
+            let count = &mut self.counts[index];
+            count.signs = count.signs.saturating_add(1);
+            count.opens = count.opens.saturating_add(opens.into());
+            count.closes = count.closes.saturating_add(closes.into());
+        }
     }
+
+    /// Whether the sign has to be disarmed here. A backtick has no rules that could be relied on: any two make code.
+    fn threatens(&self, sign: char, prev: Option<char>, next: Option<char>) -> bool {
+        let Some(index) = Self::SIGNS.iter().position(|known| *known == sign) else { return false };
+        let Count { signs, opens: opening, closes: closing } = self.counts[index];
+        if sign == '`' {
+            return signs > 1;
+        }
+        signs > 1 && opening > 0 && closing > 0 && (opens(prev, next) || opens(next, prev))
+    }
+}
+
+fn is_space(side: Option<char>) -> bool {
+    side.is_none_or(|c| c.is_whitespace() || c == ZERO_WIDTH_SPACE)
+}
+
+/// Whether a sign between the two could open; with the two exchanged, whether it could close.
+fn opens(outside: Option<char>, inside: Option<char>) -> bool {
+    !outside.is_some_and(char::is_alphanumeric) && !is_space(inside)
 }
 
 /// Appends a character of prose: escaped, a mark disarmed where Slack could take it for markup.
 ///
 /// A mark opens before something that is not a space and closes behind something that is not one; a zero-width space on
-/// such a side takes that away. `_` between two letters is no mark for Slack.
+/// such a side takes that away. Between two letters there is no mark for Slack.
 pub(super) fn push_prose(out: &mut String, c: char, prev: Option<char>, rest: &str, marks: &Marks) {
     if c == '@' && pings(prev, rest) {
         out.push(c);
         out.push(WORD_JOINER);
         return;
     }
-    if !marks.paired(c) {
-        return push_char(out, c);
+    if c == ':' && is_no_emoji(out, prev, rest) {
+        out.push(c);
+        out.push(ZERO_WIDTH_SPACE);
+        return;
     }
     let next = rest.chars().next();
-    let open = |side: Option<char>| side.is_none_or(char::is_whitespace);
-    let word = |side: Option<char>| side.is_some_and(char::is_alphanumeric);
-    let harmless = c != '`' && open(prev) && open(next) || c == '_' && word(prev) && word(next);
-    if harmless {
+    if !marks.threatens(c, prev, next) {
         return push_char(out, c);
     }
-    if !open(prev) && !out.ends_with(ZERO_WIDTH_SPACE) {
+    // Code may begin with a space: beside a backtick the zero-width space stands before that too.
+    let code = c == '`';
+    let apart =
+        |side: Option<char>| side != Some(EDGE) && (!is_space(side) || code && side.is_some_and(char::is_whitespace));
+    if apart(prev) && !out.ends_with(ZERO_WIDTH_SPACE) {
         out.push(ZERO_WIDTH_SPACE);
     }
     out.push(c);
-    if !open(next) {
+    if apart(next) {
         out.push(ZERO_WIDTH_SPACE);
     }
+}
+
+/// Whether what follows a colon would become an emoji though it is part of something longer: `std::key::Key`, `ab:cd:ef`.
+/// One that stands alone, such as `:warning:`, is meant. Names of one or two digits are none, so times stay clean.
+fn is_no_emoji(before: &str, prev: Option<char>, rest: &str) -> bool {
+    let Some(end) = rest.find(|c| !in_emoji(c)).filter(|end| (1..=MAX_EMOJI).contains(end)) else { return false };
+    let Some(behind) = rest[end..].strip_prefix(':') else { return false };
+    if end < 3 && rest[..end].bytes().all(|byte| byte.is_ascii_digit()) {
+        return false;
+    }
+    let longer = |side: Option<char>| side.is_some_and(char::is_alphanumeric);
+    longer(prev) || longer(behind.chars().next()) || prev == Some(':') && !ends_in_emoji(before)
+}
+
+fn in_emoji(c: char) -> bool {
+    c.is_alphanumeric() && !c.is_uppercase() || matches!(c, '_' | '-' | '+' | '\'')
+}
+
+/// Whether the text ends in an emoji, as that before a skin tone does.
+fn ends_in_emoji(text: &str) -> bool {
+    let Some(text) = text.strip_suffix(':') else { return false };
+    let name = text.len() - text.bytes().rev().take(MAX_EMOJI).take_while(|byte| *byte != b':').count();
+    let outside = text[..name.min(text.len())].strip_suffix(':').map(|before| before.chars().next_back());
+    name < text.len()
+        && text[name..].chars().all(in_emoji)
+        && outside.is_some_and(|c| !c.is_some_and(char::is_alphanumeric))
 }
 
 fn pings(prev: Option<char>, rest: &str) -> bool {
@@ -153,49 +238,38 @@ fn pings(prev: Option<char>, rest: &str) -> bool {
     })
 }
 
-/// The byte at which finished text is cut so that at most `chars` characters stand before it: never inside an entity, not
-/// before something that joins the character before it (an accent, a skin tone, the rest of a joined emoji) where that
-/// can be helped. At least one unit stands before the cut.
+/// The byte at which finished text is cut so that at most `chars` characters stand before it: never inside an entity, and
+/// where that can be helped neither within what is seen as one character (a letter with its accents, a flag, a joined
+/// emoji) nor beside a sign, which would have no letter to protect it any more. At least one entity or character stands
+/// before the cut.
 pub(super) fn cut(text: &str, chars: usize) -> usize {
-    let mut good = 0;
-    let mut good_count = 0;
-    let mut last = 0;
-    let mut count = 0;
-    let mut prev = None;
-    let mut at = 0;
-    while at < text.len() {
-        if at > 0 {
-            last = at;
-            if separable(prev, text[at..].chars().next()) {
-                (good, good_count) = (at, count);
-            }
+    let Some((end, _)) = text.char_indices().nth(chars.max(1)) else { return text.len() };
+    let last = entity_start(text, end).filter(|start| *start > 0).unwrap_or(end);
+    let least = text[..end].char_indices().rev().nth(CUT_BACK).map_or(0, |(at, _)| at);
+    let mut cursor = GraphemeCursor::new(last, text.len(), true);
+    let mut at =
+        if cursor.is_boundary(text, 0) == Ok(true) { Some(last) } else { cursor.prev_boundary(text, 0).ok().flatten() };
+    while let Some(here) = at.filter(|here| *here > least) {
+        if entity_start(text, here).is_none() && separable(&text[..here], &text[here..]) {
+            return here;
         }
-        let (bytes, unit_chars) = unit(&text[at..]);
-        if at > 0 && count + unit_chars > chars {
-            return if count - good_count <= CUT_BACK && good > 0 { good } else { last };
-        }
-        prev = text[at..at + bytes].chars().next_back();
-        at += bytes;
-        count += unit_chars;
+        at = cursor.prev_boundary(text, 0).ok().flatten();
     }
-    text.len()
+    // The first entity may be longer than what is asked for.
+    entity_start(text, last).map_or(last, |_| text.find(';').map_or(text.len(), |end| end + 1))
 }
 
-/// The length of the entity or character that the text begins with, in bytes and in characters.
-fn unit(text: &str) -> (usize, usize) {
-    for entity in ["&amp;", "&lt;", "&gt;"] {
-        if text.starts_with(entity) {
-            return (entity.len(), entity.len());
-        }
-    }
-    (text.chars().next().map_or(0, char::len_utf8), 1)
+/// Where the entity begins that the place is inside of.
+fn entity_start(text: &str, place: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let from = place.saturating_sub("&amp".len());
+    let begin = from + bytes[from..place].iter().rposition(|byte| *byte == b'&')?;
+    (!bytes[begin..place].contains(&b';')).then_some(begin)
 }
 
-fn separable(prev: Option<char>, next: Option<char>) -> bool {
-    let joins = |c: char| {
-        matches!(c, '\u{0300}'..='\u{036F}' | '\u{1AB0}'..='\u{1AFF}' | '\u{20D0}'..='\u{20FF}' | '\u{FE00}'..='\u{FE0F}'
-            | '\u{1F3FB}'..='\u{1F3FF}' | '\u{200B}'..='\u{200D}' | '\u{2060}' | '\u{E0020}'..='\u{E007F}')
-    };
-    let holds = |c: char| matches!(c, '\u{200D}' | '\u{2060}' | '@');
-    !next.is_some_and(joins) && !prev.is_some_and(holds)
+fn separable(before: &str, after: &str) -> bool {
+    let sign = |c: char| Marks::SIGNS.contains(&c);
+    let joins = |c: char| sign(c) || is_zero_width(c);
+    let holds = |c: char| sign(c) || matches!(c, ZERO_WIDTH_JOINER | WORD_JOINER | '@' | ':');
+    !before.ends_with(holds) && !after.starts_with(joins)
 }

@@ -1,6 +1,7 @@
 //! Words and their styles, and the writer that puts marks around them.
 
-use super::escape::{self, Marks, ZERO_WIDTH_SPACE};
+use super::escape::{self, EDGE, Marks, ZERO_WIDTH_SPACE};
+use super::mention::Directory;
 
 /// A mark of mrkdwn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,15 @@ impl Style {
         Self { marks: std::array::from_fn(|index| self.marks[index] && other.marks[index]) }
     }
 
+    /// Without the marks that could not be told from the text: `***` is no bold star.
+    fn beside(mut self, text: &str) -> Self {
+        let first = text.trim().chars().next();
+        for mark in Mark::ALL.into_iter().filter(|mark| first == Some(mark.sign())) {
+            self.marks[mark.index()] &= !text.trim().chars().all(|c| c == mark.sign());
+        }
+        self
+    }
+
     fn has(self, mark: Mark) -> bool {
         self.marks[mark.index()]
     }
@@ -67,11 +77,70 @@ pub(super) enum RunKind {
     Code(String),
     /// A link.
     Link {
-        /// The address, finished.
-        address: String,
+        /// The address as it is read; [`escape::address`] accepts it.
+        dest: String,
         /// The text that stands for it, as it is read.
         label: String,
     },
+    /// Somebody who may be mentioned.
+    Mention {
+        /// Their id.
+        id: String,
+        /// Their name, for places where nobody can be mentioned.
+        name: String,
+    },
+}
+
+impl RunKind {
+    /// Whether there is nothing to see.
+    pub(super) fn is_blank(&self) -> bool {
+        match self {
+            Self::Text(text) | Self::Code(text) => escape::is_blank(text),
+            Self::Link { .. } | Self::Mention { .. } => false,
+        }
+    }
+}
+
+/// Finds the bare web addresses and the mentions in the text of a line.
+pub(super) fn refine(runs: Vec<Run>, people: &Directory<'_>) -> Vec<Run> {
+    let first = |run: &Run| match &run.kind {
+        RunKind::Text(text) => text.chars().next(),
+        _ => None,
+    };
+    let mut out = Vec::with_capacity(runs.len());
+    let mut before = None;
+    let mut runs = runs.into_iter().peekable();
+    while let Some(Run { style, kind }) = runs.next() {
+        let text = match kind {
+            RunKind::Text(text) => escape::without_controls(text),
+            RunKind::Link { dest, label } => {
+                before = Some(EDGE);
+                out.push(Run { style, kind: RunKind::Link { dest, label: escape::without_controls(label) } });
+                continue;
+            }
+            kind => {
+                before = Some(EDGE);
+                out.push(Run { style, kind });
+                continue;
+            }
+        };
+        let style = style.beside(&text);
+        let last = text.chars().next_back();
+        if !text.contains('@') && !text.contains("http") {
+            before = last;
+            out.push(Run { style, kind: RunKind::Text(text) });
+            continue;
+        }
+        let mut rest = text.as_str();
+        while let Some((prose, url, tail)) = bare_url(rest) {
+            people.split(prose, style, before, Some(EDGE), &mut out);
+            out.push(Run { style, kind: RunKind::Link { dest: url.to_owned(), label: url.to_owned() } });
+            (before, rest) = (Some(EDGE), tail);
+        }
+        people.split(rest, style, before, runs.peek().and_then(first), &mut out);
+        before = last;
+    }
+    out
 }
 
 /// The smallest piece that the splitter moves: finished text, at most as long as fits into any message.
@@ -98,19 +167,22 @@ impl Token {
     pub(super) fn is_space(&self) -> bool {
         self.kind == TokenKind::Space
     }
+
+    /// How long it is, in characters.
+    pub(super) fn chars(&self) -> usize {
+        self.chars
+    }
 }
 
 /// The tokens of a line, each at most `limit` characters long.
 pub(super) fn tokens(runs: &[Run], limit: usize) -> Vec<Token> {
     let mut maker = Maker { tokens: Vec::new(), marks: count(runs), limit };
     for (index, run) in runs.iter().enumerate() {
-        // What stands beside a run of another style is a mark: neither a space nor a letter.
-        let before = (index > 0).then_some('|');
-        let after = if index + 1 < runs.len() { "|" } else { "" };
         match &run.kind {
-            RunKind::Text(text) => maker.text(text, run.style, before, after),
+            RunKind::Text(text) => maker.prose(text, run.style, sides(runs, index)),
             RunKind::Code(text) => maker.code(text, run.style),
-            RunKind::Link { address, label } => maker.link(address, label, run.style),
+            RunKind::Link { dest, label } => maker.link(dest, label, run.style),
+            RunKind::Mention { id, .. } => maker.push(TokenKind::Link, format!("<@{id}>"), run.style),
         }
     }
     let mut tokens = maker.tokens;
@@ -129,15 +201,54 @@ pub(super) fn tokens(runs: &[Run], limit: usize) -> Vec<Token> {
     tokens
 }
 
+/// What stands on both sides of a run's text: beside one of another style a mark, beside code or a link what they begin
+/// and end with.
+#[derive(Debug, Clone, Copy)]
+struct Sides {
+    before: Option<char>,
+    after: Option<char>,
+}
+
+impl Sides {
+    /// Those of text that stands alone.
+    const NONE: Self = Self { before: None, after: None };
+
+    /// Calls `with` for each character, the one before it, and what follows it.
+    fn each(self, text: &str, mut with: impl FnMut(char, Option<char>, &str)) {
+        let mut buffer = [0; 4];
+        let after = self.after.map_or("", |c| c.encode_utf8(&mut buffer));
+        let mut prev = self.before;
+        for (at, c) in text.char_indices() {
+            let rest = &text[at + c.len_utf8()..];
+            with(c, prev, if rest.is_empty() { after } else { rest });
+            prev = Some(c);
+        }
+    }
+}
+
+fn sides(runs: &[Run], index: usize) -> Sides {
+    let side = |neighbour: Option<&Run>| {
+        neighbour.map(|run| if runs.get(index).is_some_and(|own| own.style == run.style) { '|' } else { EDGE })
+    };
+    Sides { before: side(index.checked_sub(1).and_then(|index| runs.get(index))), after: side(runs.get(index + 1)) }
+}
+
 fn count(runs: &[Run]) -> Marks {
     let mut marks = Marks::default();
-    for run in runs {
-        for mark in Mark::ALL {
-            marks.add(mark.sign(), if run.style.has(mark) { 2 } else { 0 });
+    for (index, run) in runs.iter().enumerate() {
+        for mark in Mark::ALL.into_iter().filter(|mark| run.style.has(*mark)) {
+            marks.add_pair(mark.sign());
         }
+        let sides = match &run.kind {
+            RunKind::Text(_) => sides(runs, index),
+            _ => Sides::NONE,
+        };
         match &run.kind {
-            RunKind::Text(text) | RunKind::Link { label: text, .. } => text.chars().for_each(|c| marks.add(c, 1)),
-            RunKind::Code(_) => marks.add('`', 2),
+            RunKind::Text(text) | RunKind::Link { label: text, .. } => {
+                sides.each(text, |c, prev, rest| marks.add_prose(c, prev, rest.chars().next()));
+            }
+            RunKind::Code(_) => marks.add_pair('`'),
+            RunKind::Mention { .. } => {}
         }
     }
     marks
@@ -177,33 +288,17 @@ impl Maker {
         word.clear();
     }
 
-    fn text(&mut self, text: &str, style: Style, mut before: Option<char>, after: &str) {
-        let mut rest = text;
-        while let Some((prose, url, tail)) = bare_url(rest) {
-            self.prose(prose, style, before, "|");
-            match escape::address(url).filter(|address| address.chars().count() + 2 <= self.limit) {
-                Some(address) => self.push(TokenKind::Link, format!("<{address}>"), style),
-                None => self.prose(url, style, Some('|'), "|"),
-            }
-            (before, rest) = (Some('|'), tail);
-        }
-        self.prose(rest, style, before, after);
-    }
-
-    /// `after` is what follows the text on its line, as far as marks care.
-    fn prose(&mut self, text: &str, style: Style, before: Option<char>, after: &str) {
+    fn prose(&mut self, text: &str, style: Style, sides: Sides) {
         let mut word = String::new();
-        let mut prev = before;
-        for (at, c) in text.char_indices() {
-            let rest = &text[at + c.len_utf8()..];
-            if c == ' ' || c == '\t' {
+        let marks = self.marks;
+        sides.each(text, |c, prev, rest| {
+            if c == ' ' || c.is_whitespace() && c.is_control() {
                 self.word(&mut word, style);
-                self.space(c, style);
+                self.space(if c == '\t' { c } else { ' ' }, style);
             } else {
-                escape::push_prose(&mut word, c, prev, if rest.is_empty() { after } else { rest }, &self.marks);
+                escape::push_prose(&mut word, c, prev, rest, &marks);
             }
-            prev = Some(c);
-        }
+        });
         self.word(&mut word, style);
     }
 
@@ -217,25 +312,24 @@ impl Maker {
         }
     }
 
-    fn link(&mut self, address: &str, label: &str, style: Style) {
-        let mut shown = String::new();
-        let mut prev = None;
-        for (at, c) in label.char_indices() {
-            escape::push_prose(&mut shown, c, prev, &label[at + c.len_utf8()..], &self.marks);
-            prev = Some(c);
-        }
-        let text = if escape::is_blank(&shown) || escape::address(label).as_deref() == Some(address) {
+    fn link(&mut self, dest: &str, label: &str, style: Style) {
+        let Some(mut address) = escape::address(dest) else { return self.prose(label, style, Sides::NONE) };
+        let bare = escape::is_blank(label) || escape::address(label).as_deref() == Some(&address);
+        let text = if bare {
             format!("<{address}>")
         } else {
+            let mut shown = String::new();
+            Sides::NONE.each(label, |c, prev, rest| escape::push_prose(&mut shown, c, prev, rest, &self.marks));
             format!("<{address}|{shown}>")
         };
         if text.chars().count() <= self.limit {
             return self.push(TokenKind::Link, text, style);
         }
         // A link is never cut: one that fits into no message is shown as text.
-        self.prose(label, style, Some('|'), "|");
-        self.space(' ', style);
-        let mut address = address.to_owned();
+        if !bare {
+            self.prose(label, style, Sides { before: Some('|'), after: Some(' ') });
+            self.space(' ', style);
+        }
         self.word(&mut address, style);
     }
 }

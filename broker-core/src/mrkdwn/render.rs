@@ -2,26 +2,38 @@
 
 use std::ops::Range;
 
-use pulldown_cmark::{BlockQuoteKind, CowStr, Event, LinkType, Options, Parser, Tag, TagEnd};
+use pulldown_cmark::{BlockQuoteKind, Event, LinkType, Options, Parser, Tag, TagEnd};
 
 use super::block::{Body, Gap, Item, Lead};
 use super::escape;
-use super::html;
-use super::inline::{Mark, Run, RunKind, Style};
+use super::html::{self, Partners};
+use super::inline::{self, Mark, Run, RunKind, Style};
+use super::mention::Directory;
 use super::table::Table;
+use links::Capture;
 
+mod links;
+mod tables;
+mod tags;
+
+/// Stands behind a sign that the author marked as text.
+const LITERAL: &str = "\u{2060}";
 /// What a thematic break becomes.
 const RULE: &str = "──────────";
 
-/// Reads Markdown.
-pub(super) fn read(markdown: &str) -> Vec<Item> {
-    let options = Options::ENABLE_TABLES
-        | Options::ENABLE_STRIKETHROUGH
-        | Options::ENABLE_TASKLISTS
-        | Options::ENABLE_FOOTNOTES
-        | Options::ENABLE_GFM;
-    let mut reader = Reader::default();
-    for (event, range) in Parser::new_ext(markdown, options).into_offset_iter() {
+/// The bullets of a list within no, one and two others, as Slack draws them; then again from the first.
+const BULLETS: [&str; 3] = ["• ", "◦ ", "▪ "];
+
+const OPTIONS: Options = Options::ENABLE_TABLES
+    .union(Options::ENABLE_STRIKETHROUGH)
+    .union(Options::ENABLE_TASKLISTS)
+    .union(Options::ENABLE_FOOTNOTES)
+    .union(Options::ENABLE_GFM);
+
+/// Reads Markdown that may mention these people.
+pub(super) fn read(markdown: &str, people: &Directory<'_>) -> Vec<Item> {
+    let mut reader = Reader::new(people, partners(markdown));
+    for (event, range) in Parser::new_ext(markdown, OPTIONS).into_offset_iter() {
         if reader.marker.is_none() && reader.runs.is_empty() && begins_block(&event) {
             reader.gap &= blank_before(markdown, range.start);
         }
@@ -29,6 +41,24 @@ pub(super) fn read(markdown: &str) -> Vec<Item> {
     }
     reader.end_line();
     reader.items
+}
+
+/// Which HTML tags of the lines have partners. A tag has to be known as one half of a pair before what follows it is read.
+fn partners(markdown: &str) -> Partners {
+    let mut partners = Partners::default();
+    if !markdown.contains("</") {
+        return partners;
+    }
+    for event in Parser::new_ext(markdown, OPTIONS) {
+        match event {
+            Event::InlineHtml(raw) => partners.add(html::tag(&raw)),
+            Event::Start(Tag::Emphasis | Tag::Strong | Tag::Strikethrough | Tag::Link { .. } | Tag::Image { .. })
+            | Event::End(TagEnd::Emphasis | TagEnd::Strong | TagEnd::Strikethrough | TagEnd::Link | TagEnd::Image) => {}
+            Event::Start(_) | Event::End(_) => partners.end_block(),
+            _ => {}
+        }
+    }
+    partners
 }
 
 /// How far the blank line before a block is looked for, in bytes: the quotes and the indentation of a line.
@@ -60,6 +90,15 @@ fn blank_before(markdown: &str, start: usize) -> bool {
     true
 }
 
+/// Whether the author wrote the `@` of this text, or the `<` before one, in a way that says that it is text: `\\@`, `&#64;`.
+fn is_literal_at(text: &str, markdown: &str, range: &Range<usize>) -> bool {
+    let source = markdown.as_bytes();
+    let written_out = source.get(range.start) == Some(&b'&')
+        || range.start.checked_sub(1).and_then(|before| source.get(before)) == Some(&b'\\');
+    let at = text.starts_with('@') || text.starts_with("<@") || text == "<" && source.get(range.end) == Some(&b'@');
+    written_out && at
+}
+
 /// Whether a bare web address is still going on at the end of the text.
 fn ends_in_url(text: &str, before: bool) -> bool {
     let (begins_anew, tail) = match text.rfind(char::is_whitespace) {
@@ -80,17 +119,9 @@ struct List {
     hang: usize,
 }
 
-/// A link or an image that is open. What is nested in it only adds to its label.
 #[derive(Debug)]
-struct Capture {
-    dest: String,
-    label: String,
-    depth: usize,
-    style: Option<Style>,
-}
-
-#[derive(Debug, Default)]
-struct Reader {
+struct Reader<'a> {
+    people: &'a Directory<'a>,
     items: Vec<Item>,
     /// The line that is being read.
     runs: Vec<Run>,
@@ -116,19 +147,66 @@ struct Reader {
     capture: Option<Capture>,
     code: Option<String>,
     html: Option<String>,
+    /// Which tags of HTML within lines have their other half.
+    partners: Partners,
+    /// How many elements of code are open, and for each link of HTML whether it leads anywhere.
+    html_code: usize,
+    anchors: Vec<bool>,
+    /// How many of `lists` are those of an HTML block.
+    html_lists: usize,
     table: Option<Table>,
-    cell: Option<String>,
+    /// Whether the line that is being read is a cell of it.
+    in_cell: bool,
+    /// Where the last cell ended, in the source.
+    cell_end: usize,
 }
 
-impl Reader {
+impl<'p> Reader<'p> {
+    fn new(people: &'p Directory<'p>, partners: Partners) -> Self {
+        Self {
+            people,
+            items: Vec::new(),
+            runs: Vec::new(),
+            bold: 0,
+            italic: 0,
+            strike: 0,
+            spans: Vec::new(),
+            in_url: false,
+            lists: Vec::new(),
+            marker: None,
+            quotes: 0,
+            quote: 0,
+            last_quote: None,
+            gap: false,
+            capture: None,
+            code: None,
+            html: None,
+            partners,
+            html_code: 0,
+            anchors: Vec::new(),
+            html_lists: 0,
+            table: None,
+            in_cell: false,
+            cell_end: 0,
+        }
+    }
+
     fn event(&mut self, event: Event<'_>, markdown: &str, range: &Range<usize>) {
         match event {
             Event::Start(tag @ (Tag::Emphasis | Tag::Strong | Tag::Strikethrough)) => {
                 self.start_span(&tag, &markdown[range.clone()]);
             }
             Event::Start(tag) => self.start(tag),
+            Event::End(TagEnd::TableCell) => self.end_cell(range.end),
+            Event::End(TagEnd::TableRow) => self.end_row(&markdown[self.cell_end.min(range.end)..range.end]),
             Event::End(tag) => self.end(tag),
-            Event::Text(text) => self.text(&text),
+            Event::Text(text) => {
+                let literal = self.code.is_none() && self.html.is_none() && is_literal_at(&text, markdown, range);
+                let sign = text.len().min(1) * usize::from(literal);
+                self.text(&text[..sign]);
+                self.text(if literal { LITERAL } else { "" });
+                self.text(&text[sign..]);
+            }
             Event::Code(text) => self.code_span(&text),
             Event::SoftBreak | Event::HardBreak => self.line_break(),
             Event::Rule => {
@@ -142,11 +220,10 @@ impl Reader {
                 Some(block) => block.push_str(&text),
                 None => self.text(&text),
             },
-            Event::InlineHtml(text) => match html::tag(&text) {
-                html::Tag::Break => self.line_break(),
-                html::Tag::Gone => {}
-                html::Tag::Shown => self.text(&text),
-            },
+            Event::InlineHtml(text) => {
+                let tag = self.partners.take(html::tag(&text));
+                self.tag(tag, &text);
+            }
             // Not switched on; shown as text should that change.
             Event::InlineMath(text) | Event::DisplayMath(text) => self.text(&text),
         }
@@ -160,7 +237,7 @@ impl Reader {
             }
             Tag::BlockQuote(kind) => self.start_quote(kind),
             Tag::CodeBlock(_) => {
-                self.end_line_and_marker();
+                self.begin_fence();
                 self.code = Some(String::new());
             }
             Tag::HtmlBlock => {
@@ -174,7 +251,7 @@ impl Reader {
                 self.text(&format!("[{label}] "));
             }
             Tag::Table(alignments) => {
-                self.end_line_and_marker();
+                self.begin_fence();
                 self.table = Some(Table::new(alignments));
             }
             Tag::TableHead | Tag::TableRow => {
@@ -182,12 +259,12 @@ impl Reader {
                     table.row();
                 }
             }
-            Tag::TableCell => self.cell = Some(String::new()),
+            Tag::TableCell => self.in_cell = true,
             Tag::Link { link_type, dest_url, .. } => {
                 let mail = link_type == LinkType::Email;
-                self.start_link(if mail { format!("mailto:{dest_url}").into() } else { dest_url });
+                self.start_link(if mail { format!("mailto:{dest_url}") } else { dest_url.into_string() }, false);
             }
-            Tag::Image { dest_url, .. } => self.start_link(dest_url),
+            Tag::Image { dest_url, .. } => self.start_link(dest_url.into_string(), true),
             Tag::Paragraph
             | Tag::Emphasis
             | Tag::Strong
@@ -205,7 +282,13 @@ impl Reader {
         match tag {
             TagEnd::Paragraph => self.end_block(),
             TagEnd::Heading(_) => {
+                let before = self.items.len();
                 self.end_block();
+                if self.items.len() > before {
+                    self.keep();
+                }
+                // The text of a tight item is no block: nothing would take the blank line back.
+                self.gap = self.lists.is_empty();
                 self.bold = self.bold.saturating_sub(1);
             }
             TagEnd::BlockQuote(_) => {
@@ -223,15 +306,7 @@ impl Reader {
             }
             TagEnd::Item => self.end_line_and_marker(),
             TagEnd::FootnoteDefinition => self.end_block(),
-            TagEnd::Table => {
-                let lines = self.table.take().map(|table| table.lines()).unwrap_or_default();
-                self.fence(lines.iter().map(String::as_str));
-            }
-            TagEnd::TableCell => {
-                if let (Some(cell), Some(table)) = (self.cell.take(), &mut self.table) {
-                    table.cell(&cell);
-                }
-            }
+            TagEnd::Table => self.end_table(),
             TagEnd::Emphasis | TagEnd::Strong | TagEnd::Strikethrough => self.end_span(tag),
             TagEnd::Link | TagEnd::Image => self.end_link(),
             _ => {}
@@ -300,6 +375,7 @@ impl Reader {
 
     fn start_item(&mut self) {
         self.end_line();
+        let level = self.lists.len().saturating_sub(1);
         let Some(list) = self.lists.last_mut() else { return };
         if list.begun {
             self.gap = false;
@@ -311,7 +387,7 @@ impl Reader {
                 *number = number.saturating_add(1);
                 marker
             }
-            None => "• ".to_owned(),
+            None => BULLETS[level % BULLETS.len()].to_owned(),
         };
         list.hang = marker.chars().count();
         self.marker = Some(marker);
@@ -326,39 +402,6 @@ impl Reader {
         }
         if let (Some(marker), Some(list)) = (&self.marker, self.lists.last_mut()) {
             list.hang = marker.chars().count();
-        }
-    }
-
-    fn start_link(&mut self, dest: CowStr<'_>) {
-        match &mut self.capture {
-            Some(capture) => capture.depth += 1,
-            None => {
-                self.capture = Some(Capture { dest: dest.to_string(), label: String::new(), depth: 1, style: None });
-            }
-        }
-    }
-
-    fn end_link(&mut self) {
-        if let Some(capture) = &mut self.capture
-            && capture.depth > 1
-        {
-            capture.depth -= 1;
-            return;
-        }
-        let Some(Capture { dest, label, style, .. }) = self.capture.take() else { return };
-        let style = style.unwrap_or_else(|| self.style());
-        match escape::address(&dest) {
-            Some(address) if self.cell.is_none() => {
-                self.in_url = false;
-                self.runs.push(Run { style, kind: RunKind::Link { address, label } });
-            }
-            _ => {
-                let same = label.trim() == dest || dest.strip_prefix("mailto:") == Some(label.trim());
-                self.push_text(&label, style);
-                if !same && !dest.is_empty() {
-                    self.push_text(&format!(" ({dest})"), style);
-                }
-            }
         }
     }
 
@@ -378,13 +421,11 @@ impl Reader {
     }
 
     fn push_text(&mut self, text: &str, style: Style) {
-        if let Some(capture) = &mut self.capture {
-            capture.label.push_str(text);
-            if !text.trim().is_empty() {
-                capture.style = Some(capture.style.map_or(style, |known| known.both(style)));
-            }
-        } else if let Some(cell) = &mut self.cell {
-            cell.push_str(text);
+        if self.captures(text, style) {
+            return;
+        }
+        if self.html_code > 0 {
+            self.push_code(text);
         } else if let Some(Run { style: known, kind: RunKind::Text(last) }) = self.runs.last_mut()
             && *known == style
         {
@@ -397,31 +438,44 @@ impl Reader {
     }
 
     fn code_span(&mut self, text: &str) {
-        if self.capture.is_some() || self.cell.is_some() {
-            self.text(text);
-        } else {
-            self.in_url = false;
-            self.runs.push(Run { style: self.style(), kind: RunKind::Code(text.to_owned()) });
+        if !self.captures(text, self.style()) {
+            self.push_code(text);
         }
     }
 
+    fn push_code(&mut self, text: &str) {
+        self.in_url = false;
+        self.runs.push(Run { style: self.style(), kind: RunKind::Code(text.to_owned()) });
+    }
+
+    /// Whether the text at hand can have no lines: the label of a link, or the cell of a table.
+    fn is_inside(&self) -> bool {
+        self.capture.is_some() || self.in_cell
+    }
+
+    /// Whether there is something on the line so far.
+    fn has_text(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
     fn line_break(&mut self) {
-        if self.capture.is_some() || self.cell.is_some() {
-            self.text(" ");
+        if self.is_inside() {
+            self.push_text(" ", self.style());
         } else {
             self.end_line();
         }
     }
 
+    /// What is on the line so far, with its addresses and mentions.
+    fn take_line(&mut self) -> Vec<Run> {
+        self.in_url = false;
+        inline::refine(std::mem::take(&mut self.runs), self.people)
+    }
+
     /// Ends the line, when there is something on it.
     fn end_line(&mut self) {
-        let runs = std::mem::take(&mut self.runs);
-        self.in_url = false;
-        let blank = runs.iter().all(|run| match &run.kind {
-            RunKind::Text(text) | RunKind::Code(text) => escape::is_blank(text),
-            RunKind::Link { .. } => false,
-        });
-        if !blank {
+        let runs = self.take_line();
+        if !runs.iter().all(|run| run.kind.is_blank()) {
             self.push_line(runs);
         }
     }
@@ -434,6 +488,22 @@ impl Reader {
         }
     }
 
+    /// What follows stands at the left edge, below the bullet that is still to be written.
+    fn begin_fence(&mut self) {
+        self.end_line();
+        if self.marker.is_some() {
+            self.push_line(Vec::new());
+            self.keep();
+        }
+    }
+
+    /// The last line stays with what follows it.
+    fn keep(&mut self) {
+        if let Some(item) = self.items.last_mut() {
+            item.keep = true;
+        }
+    }
+
     fn push_line(&mut self, runs: Vec<Run>) {
         let hang = self.lists.last().map_or(0, |list| list.hang);
         let lead = Lead { quotes: self.quotes, lists: self.lists.len(), marker: self.marker.take(), hang };
@@ -442,6 +512,9 @@ impl Reader {
     }
 
     fn push_item(&mut self, body: Body, quote: Option<usize>) {
+        // Slack would read the end of the one and the beginning of the other as a fence of their own.
+        let between = |item: &Item| matches!((&item.body, &body), (Body::Fence(_), Body::Fence(_)));
+        self.gap |= self.items.last().is_some_and(between);
         let gap = match (self.gap, quote) {
             (false, _) => Gap::None,
             (true, Some(quote)) if self.last_quote == Some(quote) => Gap::Quoted,
@@ -449,7 +522,7 @@ impl Reader {
         };
         self.gap = false;
         self.last_quote = quote;
-        self.items.push(Item { gap, body });
+        self.items.push(Item { gap, keep: false, body });
     }
 
     /// A block begins that stands apart from what is before it, unless it is the first of its list item.
@@ -467,15 +540,6 @@ impl Reader {
         let lines: Vec<String> = lines.map(|line| escape::fenced(line.strip_suffix('\r').unwrap_or(line))).collect();
         if !lines.iter().all(|line| escape::is_blank(line)) {
             self.push_item(Body::Fence(lines), None);
-        }
-        self.gap = true;
-    }
-
-    fn end_html(&mut self) {
-        let block = self.html.take().unwrap_or_default();
-        for line in html::text(&block).lines() {
-            self.push_text(line.trim(), self.style());
-            self.end_line();
         }
         self.gap = true;
     }

@@ -1,7 +1,8 @@
 //! Which line goes into which message.
 //!
 //! A block that fits into a message is never broken. A longer one is broken between lines, a longer line between words, a
-//! longer word between characters; it begins in the message at hand when at least half of that is free.
+//! longer word between characters; it begins in the message at hand when at least half of that is free. A heading never ends
+//! a message: what follows it is broken rather than moved, or the heading is moved along.
 
 use super::block::{Body, Gap, Item, Lead};
 use super::escape;
@@ -11,11 +12,20 @@ const FENCE: &str = "```";
 /// What opening and closing a fence adds, in characters.
 const OPEN: usize = 4;
 const CLOSE: usize = 4;
+/// What a word may have around it, in characters: three pairs of marks and two zero-width spaces.
+const MARKS: usize = 8;
+/// Headings in a row that are kept together with what follows them.
+const MAX_HEADINGS: usize = 4;
 
 /// Packs items into messages of at most `width` characters; `width` is at least [`super::MIN_WIDTH`].
 pub(super) fn pack(items: &[Item], width: usize) -> Vec<String> {
-    let mut packer = Packer { width, parts: Vec::new(), part: String::new(), chars: 0 };
-    for block in items.chunk_by(|_, next| next.gap == Gap::None) {
+    let mut packer = Packer { width, parts: Vec::new(), part: String::new(), chars: 0, after_heading: false };
+    let mut headings = 0;
+    let together = |item: &Item, next: &Item| {
+        headings = if item.keep { headings + 1 } else { 0 };
+        next.gap == Gap::None || item.keep && headings <= MAX_HEADINGS
+    };
+    for block in items.chunk_by(together) {
         packer.block(block);
     }
     packer.flush();
@@ -27,6 +37,8 @@ struct Written<'a> {
     item: &'a Item,
     text: String,
     chars: usize,
+    /// The length of its first word, in characters.
+    first_word: usize,
 }
 
 struct Packer {
@@ -34,6 +46,8 @@ struct Packer {
     parts: Vec<String>,
     part: String,
     chars: usize,
+    /// Whether the last item of the part is a heading.
+    after_heading: bool,
 }
 
 impl Packer {
@@ -49,12 +63,13 @@ impl Packer {
 
     fn block(&mut self, block: &[Item]) {
         let written: Vec<Written<'_>> = block.iter().map(|item| self.write(item)).collect();
-        let chars = written.iter().map(|item| item.chars + 1).sum::<usize>().saturating_sub(1);
+        let gaps = block.iter().skip(1).map(|item| item.gap.text().len()).sum::<usize>();
+        let chars = written.iter().map(|item| item.chars).sum::<usize>() + gaps;
         let gap = block.first().map_or(Gap::None, |item| item.gap);
         if chars > self.width {
             self.make_room();
-            for item in &written {
-                self.item(item);
+            for index in 0..written.len() {
+                self.item(&written[index..]);
             }
             return;
         }
@@ -64,40 +79,73 @@ impl Packer {
         for item in &written {
             self.append(item.item.gap, &item.text, item.chars);
         }
+        self.after_heading = false;
     }
 
-    fn item(&mut self, written: &Written<'_>) {
+    /// Places the first of these, knowing what follows it.
+    fn item(&mut self, rest: &[Written<'_>]) {
+        let Some(written) = rest.first() else { return };
         let gap = written.item.gap;
-        if self.fits(gap, written.chars) {
+        let after_heading = std::mem::replace(&mut self.after_heading, written.item.keep);
+        let room = if written.item.keep { self.least(rest) } else { written.chars };
+        if self.fits(gap, room) && self.fits(gap, written.chars) {
             return self.append(gap, &written.text, written.chars);
         }
-        if written.chars <= self.width {
+        if written.chars <= self.width && !(after_heading && !written.item.keep && self.has_room_for(written)) {
             self.flush();
             return self.append(gap, &written.text, written.chars);
         }
-        self.make_room();
+        if !after_heading {
+            self.make_room();
+        }
         match &written.item.body {
             Body::Line { lead, runs } => self.long_line(gap, lead, &tokens(runs, self.limit())),
             Body::Fence(lines) => self.long_fence(gap, lines),
         }
     }
 
+    /// How much room a heading needs, the first line of what follows it included, as far as a message has room for both.
+    fn least(&self, rest: &[Written<'_>]) -> usize {
+        let headings = rest.iter().take(MAX_HEADINGS).take_while(|item| item.item.keep).count();
+        let heads: usize = rest[..headings].iter().map(|item| item.chars + item.item.gap.text().len()).sum();
+        let first = rest.get(headings).map_or(0, |item| self.begin(item) + item.item.gap.text().len());
+        if heads + first > self.width { rest[0].chars } else { heads + first }
+    }
+
+    /// How much of an item has to stand beside its heading: a short one whole, of a longer one a quarter of a message, or
+    /// more where its first word is longer.
+    fn begin(&self, written: &Written<'_>) -> usize {
+        let least = match &written.item.body {
+            Body::Line { lead, .. } => {
+                let lead = lead.first(self.lead_limit()).chars().count();
+                lead + written.first_word + MARKS
+            }
+            Body::Fence(lines) => OPEN + CLOSE + lines.first().map_or(0, |line| line.chars().count()),
+        };
+        written.chars.min(least.max(self.width / 4))
+    }
+
+    fn has_room_for(&self, written: &Written<'_>) -> bool {
+        self.fits(written.item.gap, self.begin(written))
+    }
+
     fn write<'a>(&self, item: &'a Item) -> Written<'a> {
-        let text = match &item.body {
+        let (text, first_word) = match &item.body {
             Body::Line { lead, runs } => {
                 let lead = lead.first(self.lead_limit());
-                let words = write_tokens(&tokens(runs, self.limit()), lead.is_empty());
-                let text = lead + &words;
-                text.trim_end_matches(' ').to_owned()
+                let tokens = tokens(runs, self.limit());
+                let first_word = tokens.iter().find(|token| !token.is_space()).map_or(0, Token::chars);
+                let text = lead.clone() + &write_tokens(&tokens, lead.is_empty());
+                (text.trim_end_matches(' ').to_owned(), first_word)
             }
-            Body::Fence(lines) => format!("{FENCE}\n{}\n{FENCE}", lines.join("\n")),
+            Body::Fence(lines) => (format!("{FENCE}\n{}\n{FENCE}", lines.join("\n")), 0),
         };
         let chars = text.chars().count();
-        Written { item, text, chars }
+        Written { item, text, chars, first_word }
     }
 
     fn long_line(&mut self, gap: Gap, lead: &Lead, tokens: &[Token]) {
-        let mut rest = tokens;
+        let mut rest = without_leading_spaces(tokens);
         let mut lead_text = lead.first(self.lead_limit());
         let mut gap = gap;
         while !rest.is_empty() {
@@ -114,8 +162,7 @@ impl Packer {
             let text = lead_text + &write_tokens(now, at_line_start);
             let chars = text.chars().count();
             self.append(gap, &text, chars);
-            let spaces = later.iter().take_while(|token| token.is_space()).count();
-            rest = &later[spaces..];
+            rest = without_leading_spaces(later);
             if !rest.is_empty() {
                 self.flush();
             }
@@ -194,6 +241,11 @@ impl Packer {
             self.parts.push(part);
         }
     }
+}
+
+/// What is left to write: a space at the beginning of a line is not, and would be taken for a word that fits.
+fn without_leading_spaces(tokens: &[Token]) -> &[Token] {
+    &tokens[tokens.iter().take_while(|token| token.is_space()).count()..]
 }
 
 /// How many tokens fit into `budget` characters, broken between words where there is more than one.
