@@ -32,6 +32,12 @@ pub(super) fn is_blank(text: &str) -> bool {
     text.chars().all(|c| c.is_whitespace() || c.is_control() || is_zero_width(c))
 }
 
+/// The text without control characters that are no spaces: they vanish, and would hide what stands beside what.
+pub(super) fn without_controls(text: String) -> String {
+    let odd = |c: char| c.is_control() && !c.is_whitespace();
+    if text.contains(odd) { text.replace(odd, "") } else { text }
+}
+
 /// Appends one character of text. Control characters vanish: Slack refuses or mangles them.
 pub(super) fn push_char(out: &mut String, c: char) {
     match c {
@@ -62,7 +68,8 @@ pub(super) fn code_span(text: &str) -> String {
 pub(super) fn fenced(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut ticks = 0;
-    for c in line.chars() {
+    // What vanishes does not keep two backticks apart.
+    for c in line.chars().filter(|c| *c == '\t' || !c.is_control()) {
         if c == '`' {
             if ticks == 2 {
                 out.push(ZERO_WIDTH_SPACE);

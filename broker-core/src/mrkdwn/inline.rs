@@ -112,7 +112,12 @@ pub(super) fn refine(runs: Vec<Run>, people: &Directory<'_>) -> Vec<Run> {
     let mut runs = runs.into_iter().peekable();
     while let Some(Run { style, kind }) = runs.next() {
         let text = match kind {
-            RunKind::Text(text) => text,
+            RunKind::Text(text) => escape::without_controls(text),
+            RunKind::Link { dest, label } => {
+                before = Some(EDGE);
+                out.push(Run { style, kind: RunKind::Link { dest, label: escape::without_controls(label) } });
+                continue;
+            }
             kind => {
                 before = Some(EDGE);
                 out.push(Run { style, kind });

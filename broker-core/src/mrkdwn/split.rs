@@ -145,7 +145,7 @@ impl Packer {
     }
 
     fn long_line(&mut self, gap: Gap, lead: &Lead, tokens: &[Token]) {
-        let mut rest = tokens;
+        let mut rest = without_leading_spaces(tokens);
         let mut lead_text = lead.first(self.lead_limit());
         let mut gap = gap;
         while !rest.is_empty() {
@@ -162,8 +162,7 @@ impl Packer {
             let text = lead_text + &write_tokens(now, at_line_start);
             let chars = text.chars().count();
             self.append(gap, &text, chars);
-            let spaces = later.iter().take_while(|token| token.is_space()).count();
-            rest = &later[spaces..];
+            rest = without_leading_spaces(later);
             if !rest.is_empty() {
                 self.flush();
             }
@@ -242,6 +241,11 @@ impl Packer {
             self.parts.push(part);
         }
     }
+}
+
+/// What is left to write: a space at the beginning of a line is not, and would be taken for a word that fits.
+fn without_leading_spaces(tokens: &[Token]) -> &[Token] {
+    &tokens[tokens.iter().take_while(|token| token.is_space()).count()..]
 }
 
 /// How many tokens fit into `budget` characters, broken between words where there is more than one.

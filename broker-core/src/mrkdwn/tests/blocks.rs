@@ -79,6 +79,7 @@ pub(super) const FENCES: Cases = &[
     ("```\n| a |\n|---|\n```", "```\n| a |\n|---|\n```"),
     ("a\n\n```\nb\n```\n\nc", "a\n\n```\nb\n```\n\nc"),
     ("```\na\n```\n```\nb\n```", "```\na\n```\n\n```\nb\n```"),
+    ("```\n``\u{7}``\n```", "```\n``¦``\n```"),
 ];
 
 pub(super) const LISTS: Cases = &[

@@ -100,6 +100,7 @@ pub(super) const SIGNS: Cases = &[
     ("&amp;lt;", "&amp;lt;"),
     ("&copy; &eacute; &#x1F600;", "© é 😀"),
     ("a\u{7}b", "ab"),
+    ("\\*\u{7}x\\*", "*¦x¦*"),
     // What could be read as a pair is taken apart; what could not is left as it is, to be copied.
     (r"\*not bold\*", "*¦not bold¦*"),
     (r"\_not\_ \~x\~", "_¦not¦_ ~¦x¦~"),

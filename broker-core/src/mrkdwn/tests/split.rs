@@ -106,3 +106,14 @@ fn the_rows_of_a_wide_table_are_broken_between_lines() {
     assert_eq!(lines.iter().filter(|line| line.starts_with("  B: a a")).count(), 20);
     assert!(parts[0].starts_with("*A | B | C*\n• *key*"));
 }
+
+#[test]
+fn a_space_at_the_beginning_is_no_word() {
+    let text = format!("# {}\n\n- &#32;{}", "a".repeat(100), "b".repeat(200));
+    for width in 64..200 {
+        for part in render(&text, width) {
+            assert!(part.chars().count() <= width, "{width}: {part}");
+            assert!(!part.ends_with("•") && !part.ends_with("• "), "{width}: {part}");
+        }
+    }
+}
