@@ -10,7 +10,9 @@ use super::html::{self, Partners};
 use super::inline::{self, Mark, Run, RunKind, Style};
 use super::mention::Directory;
 use super::table::Table;
+use links::Capture;
 
+mod links;
 mod tables;
 mod tags;
 
@@ -115,15 +117,6 @@ struct List {
     begun: bool,
     /// How wide the bullet of its present item is, in characters.
     hang: usize,
-}
-
-/// A link or an image that is open. What is nested in it only adds to its label.
-#[derive(Debug)]
-struct Capture {
-    dest: String,
-    label: String,
-    depth: usize,
-    style: Option<Style>,
 }
 
 #[derive(Debug)]
@@ -269,9 +262,9 @@ impl<'p> Reader<'p> {
             Tag::TableCell => self.in_cell = true,
             Tag::Link { link_type, dest_url, .. } => {
                 let mail = link_type == LinkType::Email;
-                self.start_link(if mail { format!("mailto:{dest_url}") } else { dest_url.into_string() });
+                self.start_link(if mail { format!("mailto:{dest_url}") } else { dest_url.into_string() }, false);
             }
-            Tag::Image { dest_url, .. } => self.start_link(dest_url.into_string()),
+            Tag::Image { dest_url, .. } => self.start_link(dest_url.into_string(), true),
             Tag::Paragraph
             | Tag::Emphasis
             | Tag::Strong
@@ -412,42 +405,6 @@ impl<'p> Reader<'p> {
         }
     }
 
-    fn start_link(&mut self, dest: String) {
-        match &mut self.capture {
-            Some(capture) => capture.depth += 1,
-            None => self.capture = Some(Capture { dest, label: String::new(), depth: 1, style: None }),
-        }
-    }
-
-    fn end_link(&mut self) {
-        if let Some(capture) = &mut self.capture
-            && capture.depth > 1
-        {
-            capture.depth -= 1;
-            return;
-        }
-        let Some(Capture { dest, label, style, .. }) = self.capture.take() else { return };
-        let style = style.unwrap_or_else(|| self.style());
-        let trimmed = label.trim();
-        self.push_text(if label.starts_with(char::is_whitespace) { " " } else { "" }, style);
-        self.push_link(dest, trimmed.to_owned(), style);
-        let spaced = label.len() > 1 && label.ends_with(char::is_whitespace);
-        self.push_text(if spaced { " " } else { "" }, style);
-    }
-
-    fn push_link(&mut self, dest: String, label: String, style: Style) {
-        if escape::address(&dest).is_some() {
-            self.in_url = false;
-            return self.runs.push(Run { style, kind: RunKind::Link { dest, label } });
-        }
-        let same = label == dest || dest.strip_prefix("mailto:") == Some(label.as_str());
-        self.push_text(&label, style);
-        // A place within the document leads nowhere here.
-        if !same && !dest.is_empty() && !dest.starts_with('#') {
-            self.push_text(&format!(" ({dest})"), style);
-        }
-    }
-
     fn style(&self) -> Style {
         Style::default()
             .with(Mark::Bold, self.bold > 0)
@@ -464,13 +421,11 @@ impl<'p> Reader<'p> {
     }
 
     fn push_text(&mut self, text: &str, style: Style) {
-        if let Some(capture) = &mut self.capture {
-            capture.label.push_str(text);
-            if !text.trim().is_empty() {
-                capture.style = Some(capture.style.map_or(style, |known| known.both(style)));
-            }
-        } else if self.html_code > 0 {
-            self.code_span(text);
+        if self.captures(text, style) {
+            return;
+        }
+        if self.html_code > 0 {
+            self.push_code(text);
         } else if let Some(Run { style: known, kind: RunKind::Text(last) }) = self.runs.last_mut()
             && *known == style
         {
@@ -483,12 +438,14 @@ impl<'p> Reader<'p> {
     }
 
     fn code_span(&mut self, text: &str) {
-        if self.capture.is_some() {
-            self.push_text(text, self.style());
-        } else {
-            self.in_url = false;
-            self.runs.push(Run { style: self.style(), kind: RunKind::Code(text.to_owned()) });
+        if !self.captures(text, self.style()) {
+            self.push_code(text);
         }
+    }
+
+    fn push_code(&mut self, text: &str) {
+        self.in_url = false;
+        self.runs.push(Run { style: self.style(), kind: RunKind::Code(text.to_owned()) });
     }
 
     /// Whether the text at hand can have no lines: the label of a link, or the cell of a table.

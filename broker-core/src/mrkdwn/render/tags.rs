@@ -19,7 +19,7 @@ impl Reader<'_> {
             Tag::Item if self.is_inside() => self.push_text(" • ", self.style()),
             Tag::Item => self.html_item(),
             Tag::Image => {
-                self.start_link(html::attribute(raw, "src").unwrap_or_default());
+                self.start_link(html::attribute(raw, "src").unwrap_or_default(), true);
                 self.push_text(&html::attribute(raw, "alt").unwrap_or_default(), self.style());
                 self.end_link();
             }
@@ -57,7 +57,7 @@ impl Reader<'_> {
         let dest = html::attribute(raw, "href");
         self.anchors.push(dest.is_some());
         if let Some(dest) = dest {
-            self.start_link(dest);
+            self.start_link(dest, false);
         }
     }
 

@@ -42,6 +42,9 @@ pub(super) const LINKS: Cases = &[
     ("**[a](b.rs)**", "*a (b.rs)*"),
     ("a[ b ](https://x.y)c", "a <https://x.y|b> c"),
     ("a[ b](c.rs)", "a b (c.rs)"),
+    ("[**a** `b` c](d.rs)", "*a* `b` c (d.rs)"),
+    ("[`main.rs`](main.rs)", "`main.rs`"),
+    ("[*a*](b.rs)", "_a (b.rs)_"),
 ];
 
 pub(super) const IMAGES: Cases = &[
