@@ -136,18 +136,11 @@ async fn markdown_of_examples() -> Vec<String> {
     examples().await.unwrap_or_default().into_iter().map(|example| example.markdown).collect()
 }
 
-/// Seeds whose text the renderer does not keep: a lone backtick with a space or an entity behind it is read as the beginning
-/// of code, or a literal mark stands beside one of its kind (see [`BESIDE`]), and a cut changes which of them counts.
-const KNOWN_SEEDS: [u64; 16] =
-    [101, 411, 448, 840, 1491, 1498, 1609, 1642, 1672, 1824, 2307, 2368, 2597, 2761, 2803, 2926];
-
 #[tokio::test]
 async fn any_text_is_safe_and_reads_the_same_in_parts() {
     let examples = markdown_of_examples().await;
-    let failed: Vec<String> = (0..3000)
-        .filter(|seed| !KNOWN_SEEDS.contains(seed))
-        .filter_map(|seed| judge_seed(seed, &examples).err().map(|(_, what)| what))
-        .collect();
+    let failed: Vec<String> =
+        (0..3000).filter_map(|seed| judge_seed(seed, &examples).err().map(|(_, what)| what)).collect();
     assert!(failed.is_empty(), "{} texts:\n{}", failed.len(), failed.join("\n"));
 }
 
