@@ -6,6 +6,8 @@
 //!   here passes through the broker's encoders or decoders, or a mistake would agree with itself.
 //! - [`fake_model`]: the model behind Codex, as a Responses API over server-sent events, with scripted answers.
 //! - [`codex_binary`]: the real Codex program that the end-to-end tests run.
+//! - [`npm`]: packages that tests need, installed once.
+//! - [`judge`]: mrkdwn as Slack shows it, compared with what the same text shows as HTML.
 //! - [`broker_process`]: the real `broker` program on a folder of its own.
 //! - [`world`]: all of these, plugged together.
 //!

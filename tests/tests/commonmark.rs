@@ -136,18 +136,11 @@ async fn markdown_of_examples() -> Vec<String> {
     examples().await.unwrap_or_default().into_iter().map(|example| example.markdown).collect()
 }
 
-/// Seeds whose text the renderer does not keep: a lone backtick with a space or an entity behind it is read as the beginning
-/// of code, or a literal mark stands beside one of its kind (see [`BESIDE`]), and a cut changes which of them counts.
-const KNOWN_SEEDS: [u64; 16] =
-    [101, 411, 448, 840, 1491, 1498, 1609, 1642, 1672, 1824, 2307, 2368, 2597, 2761, 2803, 2926];
-
 #[tokio::test]
 async fn any_text_is_safe_and_reads_the_same_in_parts() {
     let examples = markdown_of_examples().await;
-    let failed: Vec<String> = (0..3000)
-        .filter(|seed| !KNOWN_SEEDS.contains(seed))
-        .filter_map(|seed| judge_seed(seed, &examples).err().map(|(_, what)| what))
-        .collect();
+    let failed: Vec<String> =
+        (0..3000).filter_map(|seed| judge_seed(seed, &examples).err().map(|(_, what)| what)).collect();
     assert!(failed.is_empty(), "{} texts:\n{}", failed.len(), failed.join("\n"));
 }
 
@@ -176,102 +169,99 @@ async fn fuzz() {
     assert!(failed.is_empty(), "the first complaints:\n{}", failed.join("\n"));
 }
 
-/// The judge can fail: of each page, a message that is right and ones that are not, each in one thing.
+/// Markdown, its page, a message that is right, and ones that are each wrong in one thing.
+const MISTAKES: [(&str, &str, &str, &[&str]); 13] = [
+    (
+        "a *b* **c** d",
+        "<p>a <em>b</em> <strong>c</strong> d</p>",
+        "a _b_ *c* d",
+        &[
+            "a _b_ *c*",
+            "a _b_ d",
+            "a b *c* d",
+            "a _b_ c d",
+            "a _b_ *c d*",
+            "a _b_ *c* d e",
+            "a _b_*c* d",
+            "a _b_ **c** d",
+            "a ~b~ *c* d",
+            "b _a_ *c* d",
+            "a _b_ *c* d*",
+            "a _b_ *c* `d`",
+            "> a _b_ *c* d",
+            "a _b_ <http://c|c> d",
+            "a *b* _c_ d",
+        ],
+    ),
+    (
+        "x",
+        "<p>&lt;!here&gt; &amp; 1 &lt; 2 &gt; 1</p>",
+        "&lt;!here&gt; &amp; 1 &lt; 2 &gt; 1",
+        &[
+            "<!here> &amp; 1 &lt; 2 &gt; 1",
+            "&lt;!here&gt; & 1 &lt; 2 &gt; 1",
+            "&lt;!here&gt; &amp; 1 < 2 &gt; 1",
+            "&lt;!here&gt; &amp; 1 &lt; 2 > 1",
+            "&amp;lt;!here&gt; &amp; 1 &lt; 2 &gt; 1",
+            "<@U1> &amp; 1 &lt; 2 &gt; 1",
+        ],
+    ),
+    (
+        "x",
+        "<p>@x <a href=\"https://a.b/c\">d</a></p>",
+        "@x <https://a.b/c|d>",
+        &[
+            "<@U1|x> <https://a.b/c|d>",
+            "@x <https://a.b/|d>",
+            "@x d",
+            "@x <https://a.b/c>",
+            "<#C1|x> <https://a.b/c|d>",
+            "@x <a.b/c|d>",
+        ],
+    ),
+    ("x", "<p>a <a href=\"/b\">c</a></p>", "a c (/b)", &["a c /b)", "a (/b)", "a <http://x/b|c>"]),
+    ("x", "<p>2 *3* 4</p>", "2 *\u{200b}3\u{200b}* 4", &["2 *3* 4", "2 3 4", "2 \u{200b}*3* 4"]),
+    (
+        "x",
+        "<p>`a` ~b~</p>",
+        "`\u{200b}a\u{200b}` ~\u{200b}b\u{200b}~",
+        &["`a` ~\u{200b}b\u{200b}~", "`\u{200b}a\u{200b}` ~b~"],
+    ),
+    (
+        "x",
+        "<p>a <code>b  c</code></p>",
+        "a `b  c`",
+        &["a `b c`", "a b  c", "a `b  C`", "a `b  c", "a `b  c `", "a `b \u{200b}c`"],
+    ),
+    (
+        "x",
+        "<pre><code>a\n  b\n</code></pre>\n<p>c</p>",
+        "```\na\n  b\n```\nc",
+        &[
+            "```\na\n b\n```\nc",
+            "```\na\n  b\nc",
+            "a\n  b\nc",
+            "```\na\n  b\nc\n```",
+            "```rust\na\n  b\n```\nc",
+            "`a`\n`  b`\nc",
+        ],
+    ),
+    ("x", "<blockquote><p>a</p></blockquote><p>b</p>", "> a\n\nb", &["a\n\nb", "> a\n> b", "&gt a\n\nb", " > a\n\nb"]),
+    ("x", "<p>&gt; a</p>", "\u{200b}&gt; a", &["&gt; a", "> a", "a"]),
+    ("x", "<ul><li>a</li><li>b</li></ul>", "• a\n• b", &["a\n• b", "• a b", "• a\n- b", "1. a\n2. b"]),
+    ("x", "<ol start=\"3\"><li>a</li><li>b</li></ol>", "3. a\n4. b", &["3. a\n3. b", "• a\n• b", "1. a\n2. b"]),
+    (
+        "x",
+        "<h2>a <em>b</em></h2><hr />",
+        "*a _b_*\n────",
+        &["a _b_\n────", "*a b*\n────", "*a _b_*", "*a _b_\n────*", "*a _b_*\n----"],
+    ),
+];
+
+/// The judge can fail.
 #[test]
 fn what_is_wrong_is_caught() {
-    let cases: [(&str, &str, &str, &[&str]); 13] = [
-        (
-            "a *b* **c** d",
-            "<p>a <em>b</em> <strong>c</strong> d</p>",
-            "a _b_ *c* d",
-            &[
-                "a _b_ *c*",
-                "a _b_ d",
-                "a b *c* d",
-                "a _b_ c d",
-                "a _b_ *c d*",
-                "a _b_ *c* d e",
-                "a _b_*c* d",
-                "a _b_ **c** d",
-                "a ~b~ *c* d",
-                "b _a_ *c* d",
-                "a _b_ *c* d*",
-                "a _b_ *c* `d`",
-                "> a _b_ *c* d",
-                "a _b_ <http://c|c> d",
-                "a *b* _c_ d",
-            ],
-        ),
-        (
-            "x",
-            "<p>&lt;!here&gt; &amp; 1 &lt; 2 &gt; 1</p>",
-            "&lt;!here&gt; &amp; 1 &lt; 2 &gt; 1",
-            &[
-                "<!here> &amp; 1 &lt; 2 &gt; 1",
-                "&lt;!here&gt; & 1 &lt; 2 &gt; 1",
-                "&lt;!here&gt; &amp; 1 < 2 &gt; 1",
-                "&lt;!here&gt; &amp; 1 &lt; 2 > 1",
-                "&amp;lt;!here&gt; &amp; 1 &lt; 2 &gt; 1",
-                "<@U1> &amp; 1 &lt; 2 &gt; 1",
-            ],
-        ),
-        (
-            "x",
-            "<p>@x <a href=\"https://a.b/c\">d</a></p>",
-            "@x <https://a.b/c|d>",
-            &[
-                "<@U1|x> <https://a.b/c|d>",
-                "@x <https://a.b/|d>",
-                "@x d",
-                "@x <https://a.b/c>",
-                "<#C1|x> <https://a.b/c|d>",
-                "@x <a.b/c|d>",
-            ],
-        ),
-        ("x", "<p>a <a href=\"/b\">c</a></p>", "a c (/b)", &["a c /b)", "a (/b)", "a <http://x/b|c>"]),
-        ("x", "<p>2 *3* 4</p>", "2 *\u{200b}3\u{200b}* 4", &["2 *3* 4", "2 3 4", "2 \u{200b}*3* 4"]),
-        (
-            "x",
-            "<p>`a` ~b~</p>",
-            "`\u{200b}a\u{200b}` ~\u{200b}b\u{200b}~",
-            &["`a` ~\u{200b}b\u{200b}~", "`\u{200b}a\u{200b}` ~b~"],
-        ),
-        (
-            "x",
-            "<p>a <code>b  c</code></p>",
-            "a `b  c`",
-            &["a `b c`", "a b  c", "a `b  C`", "a `b  c", "a `b  c `", "a `b \u{200b}c`"],
-        ),
-        (
-            "x",
-            "<pre><code>a\n  b\n</code></pre>\n<p>c</p>",
-            "```\na\n  b\n```\nc",
-            &[
-                "```\na\n b\n```\nc",
-                "```\na\n  b\nc",
-                "a\n  b\nc",
-                "```\na\n  b\nc\n```",
-                "```rust\na\n  b\n```\nc",
-                "`a`\n`  b`\nc",
-            ],
-        ),
-        (
-            "x",
-            "<blockquote><p>a</p></blockquote><p>b</p>",
-            "> a\n\nb",
-            &["a\n\nb", "> a\n> b", "&gt a\n\nb", " > a\n\nb"],
-        ),
-        ("x", "<p>&gt; a</p>", "\u{200b}&gt; a", &["&gt; a", "> a", "a"]),
-        ("x", "<ul><li>a</li><li>b</li></ul>", "• a\n• b", &["a\n• b", "• a b", "• a\n- b", "1. a\n2. b"]),
-        ("x", "<ol start=\"3\"><li>a</li><li>b</li></ol>", "3. a\n4. b", &["3. a\n3. b", "• a\n• b", "1. a\n2. b"]),
-        (
-            "x",
-            "<h2>a <em>b</em></h2><hr />",
-            "*a _b_*\n────",
-            &["a _b_\n────", "*a b*\n────", "*a _b_*", "*a _b_\n────*", "*a _b_*\n----"],
-        ),
-    ];
-    for (markdown, html, right, wrong) in cases {
+    for (markdown, html, right, wrong) in MISTAKES {
         let page = html_reader::read(markdown, html);
         let told = |message: &str| {
             let glyphs = slack_reader::read(message).map_err(|error| error.to_string())?;

@@ -29,6 +29,12 @@ pub enum Unsafe {
     /// A `<` that is neither a link nor an entity.
     #[error("an unescaped < before {0:?}")]
     Less(String),
+    /// A link to something that is no address.
+    #[error("a link to no address: <{0}>")]
+    NoAddress(String),
+    /// Code that holds what is escaped everywhere else: a backtick of the text was read as its beginning.
+    #[error("markup inside code: {0:?}")]
+    InCode(String),
     /// A `>` that is neither a quote mark nor an entity.
     #[error("an unescaped > before {0:?}")]
     Greater(String),
@@ -114,7 +120,8 @@ fn tokens(line: &str, style: &Style) -> Result<Vec<Token>, Unsafe> {
             '`' => match code_end(behind) {
                 Some(end) => {
                     let mut code = Vec::new();
-                    decode(&behind[..end], &Style { code: Some(Code::Span), ..style.clone() }, &mut code)?;
+                    let span = Style { code: Some(Code::Span), ..style.clone() };
+                    decode(&behind[..end], &span, &mut code).map_err(|_| Unsafe::InCode(head(behind)))?;
                     tokens.push(Token::Glyphs(code));
                     &behind[end + 1..]
                 }
@@ -156,7 +163,7 @@ fn link(inside: &str, style: &Style) -> Result<Vec<Glyph>, Unsafe> {
     let (address, label) = inside.split_once('|').unwrap_or((inside, inside));
     let lower = address.to_ascii_lowercase();
     if !SCHEMES.iter().any(|scheme| lower.starts_with(scheme)) {
-        return Err(Unsafe::Less(head(inside)));
+        return Err(Unsafe::NoAddress(inside.to_owned()));
     }
     let mut plain = Vec::new();
     decode(address, style, &mut plain)?;
