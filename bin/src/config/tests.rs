@@ -134,7 +134,8 @@ fn everything_is_told_at_once_and_no_secret_with_it() {
         ("PORT", "http"),
         ("LOG_LEVEL", "loud"),
     ]);
-    assert_eq!(told.lines().count(), 5, "{told}");
+    assert_eq!(told.lines().count(), 6, "{told}");
+    assert!(told.contains("SLACK_APP_TOKEN and SLACK_BOT_TOKEN have to be set both"), "{told}");
     assert!(told.contains("SLACK_APP_TOKEN is something else") && !told.contains("swapped"), "{told}");
     assert!(told.contains("SLACK_BOT_TOKEN is not set; it has to be"), "{told}");
 }

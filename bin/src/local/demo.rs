@@ -193,10 +193,16 @@ impl Turn {
             () = stop.cancelled() => TurnOutcome::Interrupted,
             outcome = self.live(first) => outcome,
         };
-        self.demo.tell(AgentEvent::TurnEnded { thread: thread.clone(), turn, outcome }).await;
-        if let Some(known) = self.demo.state().threads.get_mut(&thread) {
+        // In one moment: whoever hears of the end finds the thread idle, and the next turn begins after it.
+        let place = self.demo.events.reserve().await;
+        let mut state = self.demo.state();
+        if let Some(known) = state.threads.get_mut(&thread) {
             known.run = None;
         }
+        if let Ok(place) = place {
+            place.send(AgentEvent::TurnEnded { thread, turn, outcome });
+        }
+        drop(state);
         self.demo.ended.notify_waiters();
     }
 

@@ -65,13 +65,9 @@ impl Input {
         }
     }
 
-    /// Whether a turn that runs is no reason to wait: commands, and what stops it.
+    /// Whether it is meant for the turn that runs: it stops it.
     pub(super) fn is_urgent(&self) -> bool {
-        match self {
-            Self::Say(text) => text == "-stop",
-            Self::Quit => false,
-            _ => true,
-        }
+        matches!(self, Self::Say(text) if text == "-stop")
     }
 }
 
@@ -118,7 +114,7 @@ mod tests {
         for line in ["/thread", "/thread x", "/new now", "/tmp/file", "/"] {
             assert!(matches!(Input::parse(line), Input::Wrong(_)), "{line:?}");
         }
-        assert!(say("-stop").is_urgent() && Input::Threads.is_urgent() && !say("x").is_urgent());
+        assert!(say("-stop").is_urgent() && !Input::Threads.is_urgent() && !say("x").is_urgent());
     }
 
     #[tokio::test]

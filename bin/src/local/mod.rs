@@ -171,8 +171,7 @@ impl Chat {
 
     /// Reads lines until they end, and waits until everything is answered.
     ///
-    /// From a pipe the lines are all there at once: each waits until the one before is answered, unless it is a command or
-    /// `-stop`. At a terminal a line goes out when it is typed, also into a turn that runs.
+    /// From a pipe the lines are all there at once: each waits until the one before is answered, unless it is `-stop`. At a terminal a line goes out when it is typed, also into a turn that runs.
     async fn talk(&self, mut lines: mpsc::Receiver<String>) {
         let mut waiting: VecDeque<Input> = VecDeque::new();
         let (mut open, mut at_work) = (true, false);
@@ -252,7 +251,8 @@ impl Chat {
             let mark = if current == Some(root.at) { "*" } else { " " };
             let count = self.terminal.messages(root.at).len();
             let (text, ago) = (plain::one_line(&root.text, 50), terminal::ago(root.at, self.clock.now()));
-            lines.push(format!("{mark} {:>3}  {text}  ({count} messages, {ago})", index + 1));
+            let messages = if count == 1 { "message" } else { "messages" };
+            lines.push(format!("{mark} {:>3}  {text}  ({count} {messages}, {ago})", index + 1));
         }
         self.screen.note(lines.join("\n")).await;
     }

@@ -73,9 +73,9 @@ pub(super) fn noted(words: &str) -> String {
 pub(super) fn history(answer: &str) -> String {
     let count = answer.matches("\"message_ts\"").count();
     match count {
-        0 => "The broker says that there is nothing before your message in this thread.".to_owned(),
-        1 => "The broker gave me the one earlier message of this thread.".to_owned(),
-        count => format!("The broker gave me the {count} earlier messages of this thread."),
+        0 => "The broker says that nobody but me has written in this thread.".to_owned(),
+        1 => "The broker gave me the one message that you have written in this thread.".to_owned(),
+        count => format!("The broker gave me the {count} messages that you have written in this thread."),
     }
 }
 
