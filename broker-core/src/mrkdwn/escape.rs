@@ -189,7 +189,10 @@ pub(super) fn push_prose(out: &mut String, c: char, prev: Option<char>, rest: &s
     if !marks.threatens(c, prev, next) {
         return push_char(out, c);
     }
-    let apart = |side: Option<char>| !is_space(side) && side != Some(EDGE);
+    // Code may begin with a space: beside a backtick the zero-width space stands before that too.
+    let code = c == '`';
+    let apart =
+        |side: Option<char>| side != Some(EDGE) && (!is_space(side) || code && side.is_some_and(char::is_whitespace));
     if apart(prev) && !out.ends_with(ZERO_WIDTH_SPACE) {
         out.push(ZERO_WIDTH_SPACE);
     }
