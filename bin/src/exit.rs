@@ -50,7 +50,7 @@ impl std::error::Error for Failure {}
 /// The chapter of `--help` on exit codes.
 pub(crate) const HELP: &str = "\
 Exit codes:
-  0    ended by a signal, in order
+  0    ended by a signal, in order, or with the input of a chat
   64   an argument or a variable is missing or wrong
   65   the database is of a newer broker
   69   the HTTP port cannot be had

@@ -54,7 +54,7 @@ use Without::{Required, Value, Words};
 
 variables! {
     SLACK_APP_TOKEN = Required, secret,
-        "App-level token (xapp-…) with connections:write; opens the socket and nothing else.";
+        "App-level token (xapp-…) with connections:write; opens the socket and nothing else. With neither token set, `broker` is a chat in the terminal.";
     SLACK_BOT_TOKEN = Required, secret,
         "Bot token (xoxb-…); reads and writes messages.";
     SLACK_API_BASE_URL = Value("https://slack.com/api"), plain,

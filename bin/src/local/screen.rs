@@ -102,14 +102,21 @@ impl<W: Write> Painter<W> {
                 }
             }
             Show::Status(status) => self.change_status(status.as_deref())?,
-            Show::Prompt if self.terminal => {
-                self.clear_line()?;
-                write!(self.out, "{}", self.painted("you> ", "1"))?;
-                self.prompted = true;
-            }
-            Show::Prompt => {}
+            Show::Prompt => self.clear_line()?,
+        }
+        if self.status.is_none() {
+            self.prompt()?;
         }
         self.out.flush()
+    }
+
+    /// Whatever was shown, it is for a person to type again.
+    fn prompt(&mut self) -> io::Result<()> {
+        if self.terminal && !self.prompted {
+            write!(self.out, "{}", self.painted("you> ", "1"))?;
+            self.prompted = true;
+        }
+        Ok(())
     }
 
     /// On a terminal the status stands on the last line, and goes when it ends. Elsewhere a line says when it begins.
@@ -181,7 +188,8 @@ mod tests {
 
     #[test]
     fn on_a_terminal_the_last_line_makes_room() {
-        let expected = "you> \r\u{1b}[2Kagent is thinking… \r\u{1b}[2Kagent · final\n  one\n\n  two\n";
+        let clear = "\r\u{1b}[2K";
+        let expected = format!("you> {clear}agent is thinking… {clear}agent · final\n  one\n\n  two\nyou> ");
         assert_eq!(painted(true, &shows()), expected);
     }
 }

@@ -91,6 +91,12 @@ pub(super) fn address(raw: &str) -> Option<String> {
     if rest.is_empty() || !SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
         return None;
     }
+    // All but these two name a host, and one that does not is no link to anywhere.
+    let hostless = ["mailto", "tel"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let host = rest.strip_prefix("//").is_some_and(|host| host.starts_with(|c: char| c.is_alphanumeric() || c == '['));
+    if !hostless && !host {
+        return None;
+    }
     let mut out = String::with_capacity(raw.len());
     for c in raw.chars() {
         match c {
