@@ -342,3 +342,16 @@ async fn strangers_and_bots_are_refused() {
     assert_eq!(world.slack.ephemerals().len(), 3, "not again within the hour");
     world.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_mentions_people_of_its_thread_and_nobody_else() {
+    let Some(world) = World::start("mentions").await else { return };
+    let root = world.mention("word-one scenario:text:hello");
+    world.answer(&root, "hello").await;
+    let text = "over to @bob, not @guest, <@U0GUEST>, <!here> or <@U0ALICE|boss>";
+    let script = world.model.script([Step::post("final", text), Step::Nothing]);
+    world.slack.reply(CHANNEL, &root, BOB, &format!("word-two {script}"));
+    let answer = world.answer(&root, "over to").await;
+    assert_eq!(answer, "over to <@U0BOB>, not @guest, &lt;@U0GUEST&gt;, &lt;!here&gt; or <@U0ALICE>");
+    world.finish().await;
+}
