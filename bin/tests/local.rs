@@ -7,9 +7,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How long anything may take on a loaded machine.
+/// How long the next line may take on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A broker in a folder of its own, with nothing of this process's environment and no Codex.
@@ -72,8 +72,7 @@ impl Talk {
     }
 
     fn wait_for(&mut self, part: &str) {
-        let until = Instant::now() + LIMIT;
-        while let Ok(line) = self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
             self.seen.push(line);
             if self.seen.last().is_some_and(|line| line.contains(part)) {
                 return;

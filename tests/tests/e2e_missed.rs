@@ -1,5 +1,4 @@
 #![forbid(unsafe_code)]
-#![expect(clippy::expect_used, reason = "the helpers of a test fail by panicking")]
 //! Messages of which no event ever came, end to end: they are found in Slack's history and given once.
 
 use broker_tests::fake_slack::{ALICE, BOB, BOT_USER, CHANNEL};

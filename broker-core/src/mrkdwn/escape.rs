@@ -93,7 +93,9 @@ pub(super) fn address(raw: &str) -> Option<String> {
     }
     // All but these two name a host, and one that does not is no link to anywhere.
     let hostless = ["mailto", "tel"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-    let host = rest.strip_prefix("//").is_some_and(|host| host.starts_with(|c: char| c.is_alphanumeric() || c == '['));
+    let host = rest
+        .strip_prefix("//")
+        .is_some_and(|host| host.starts_with(|c: char| c.is_alphanumeric() || matches!(c, '[' | '.' | '-' | '%')));
     if !hostless && !host {
         return None;
     }
