@@ -1,5 +1,4 @@
 #![forbid(unsafe_code)]
-#![expect(clippy::expect_used, reason = "the helpers of a test fail by panicking")]
 //! What stands beside a thread while the agent works, end to end: it is there, it is true, and it never outlives its turn.
 
 use std::collections::BTreeMap;
