@@ -89,7 +89,8 @@
 //! sequence: [`mrkdwn`] is how that is done for Slack.
 //!
 //! **[`history::HistoryProvider`]** usually comes with the transport: the first mention inside a thread brings earlier messages
-//! along, and the agent may ask for more. You promise pages in the order of time that leave nothing out.
+//! along, the agent may ask for more, and messages of which no event ever came are found there. You promise pages in the order
+//! of time that leave nothing out.
 //!
 //! **[`store::StateStore`]**, when you have a database already. You promise that whatever changes something returns after it is
 //! durable; that a [`SessionCommit`](store::SessionCommit) is all or nothing; and that a commit under a

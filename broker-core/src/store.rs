@@ -1,6 +1,6 @@
 //! What survives a crash: the trait [`StateStore`], its records, and [`SessionCommit`], the only way to change a session.
 
-use std::fmt;
+mod error;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,8 @@ use crate::chat::{
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
 use crate::ids::string_id;
+
+pub use error::{CommitError, StoreError};
 
 string_id! {
     /// A session, unique for ever: a thread whose session was deleted gets another id the next time.
@@ -507,40 +509,6 @@ impl SessionCommit {
             && !self.drop_queued_parts
             && self.read.is_empty()
     }
-}
-
-/// Why the store did not do it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store failed ({reason})")]
-pub struct StoreError {
-    /// What is wrong, and what mends it.
-    pub reason: String,
-}
-
-impl StoreError {
-    /// An error with a reason.
-    pub fn new(reason: impl fmt::Display) -> Self {
-        Self { reason: reason.to_string() }
-    }
-}
-
-/// Why a step was not committed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CommitError {
-    /// Another process owns the session by now.
-    #[error("the session has another owner")]
-    Fenced,
-    /// The rows are not the ones that the step builds on.
-    #[error("the session is at revision {found:?}, not at {expected:?}")]
-    Stale {
-        /// What the step builds on.
-        expected: Revision,
-        /// What is there.
-        found: Revision,
-    },
-    /// The store failed; nothing was changed, and another try may succeed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// A session that may have missed something.
