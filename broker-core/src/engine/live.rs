@@ -22,6 +22,9 @@ use crate::store::{CommitError, Fence, JournalFate, JournalId, JournalRow, Sessi
 /// A reply that came before its root's mention is taken when the mention follows within this time.
 const UNROUTED_KEPT: Duration = Duration::from_secs(10 * 60);
 
+/// Whoever may not instruct is told so of messages that are younger than this.
+const DENIAL_TOLD: Duration = Duration::from_secs(10 * 60);
+
 /// Messages of one thread whose authors are being looked up; more stay in the journal.
 const MAX_ADMISSIONS: usize = 1024;
 
@@ -235,8 +238,11 @@ impl Session {
         let Admitted { incoming, people, verdict, channel_name } = admitted;
         let Incoming { journal, message, opens, stops } = incoming;
         if let Verdict::Denied { reason } = verdict {
-            let (shared, told) = (Arc::clone(&self.shared), message);
-            self.shared.tasks.spawn(async move { tell_denied(&shared, &told, reason).await });
+            // Of a message that was found in the history nobody wants to hear any more.
+            if self.shared.parts.clock.now().since(message.at.timestamp()) < DENIAL_TOLD {
+                let (shared, told) = (Arc::clone(&self.shared), message);
+                self.shared.tasks.spawn(async move { tell_denied(&shared, &told, reason).await });
+            }
             return self.settle(journal, JournalFate::Denied { reason: reason.to_owned() }).await;
         }
         if self.is_known(&message).await? {

@@ -31,6 +31,7 @@ const REFUSAL_KEPT: Duration = Duration::from_secs(60 * 60);
 pub(super) struct Wish {
     pub(super) text: Option<&'static str>,
     pub(super) distrust: bool,
+    /// The session's number for it, from 1; 0 when no session asked.
     pub(super) generation: u64,
 }
 
@@ -145,7 +146,10 @@ fn take_orders(shared: &Shared, thread: &ThreadKey, line: &mut StatusLine, gener
         line.posted();
     }
     if let Some(wish) = orders.wish.take() {
-        *generation = wish.generation;
+        // What the end of the broker asks for is no session's wish.
+        if wish.generation > 0 {
+            *generation = wish.generation;
+        }
         line.want(wish.text);
         if wish.distrust {
             line.distrust();
