@@ -60,6 +60,8 @@ while IFS= read -r line; do
   *'"method":"turn/interrupt"'*)
     echo '{"id":'$id',"result":{}}'
     echo '{"method":"turn/completed","params":{"threadId":"th-1","turn":{"id":"tu-9","status":"interrupted","error":null,"items":[]}}}';;
+  *'"method":"thread/backgroundTerminals/list"'*)
+    echo '{"id":'$id',"result":{"data":'$(cat "$CODEX_HOME/terminals" 2>/dev/null || echo '[]')',"nextCursor":null}}';;
   *'"method":"thread/backgroundTerminals/clean"'*|*'"method":"thread/unsubscribe"'*) echo '{"id":'$id',"result":{}}';;
   *'"method":"thread/items/list"'*'"cursor":null'*)
     echo '{"id":'$id',"result":{"data":[{"turnId":"t","item":{"type":"agentMessage","id":"a","text":"x"}},{"turnId":"t","item":{"type":"userMessage","id":"b","clientId":"row-3"}}],"nextCursor":"more"}}';;
@@ -170,6 +172,17 @@ async fn a_turn_from_start_to_end() {
     let fates: Vec<Fate> = fates.into_iter().map(|(_, fate)| fate).collect();
     assert_eq!(fates, [Fate::Recorded, Fate::Absent, Fate::Recorded]);
     bench.codex.release(&thread).await.expect("released");
+    bench.codex.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_thread_in_which_a_command_runs_is_not_released() {
+    let terminal = r#"[{"command":"sleep 600","cwd":"/x","itemId":"c","processId":"7"}]"#;
+    let bench = bench_with(|home| std::fs::write(home.join("terminals"), terminal).expect("file")).await;
+    let thread = bench.open().await;
+    let error = bench.codex.release(&thread).await.expect_err("it would be killed");
+    assert!(error.reason.contains("1 commands run"), "{error}");
+    assert!(!bench.read("requests").contains("thread/unsubscribe"));
     bench.codex.shutdown(PATIENCE).await;
 }
 
