@@ -269,6 +269,8 @@ pub enum Activity {
     UsingTool,
     /// It makes room in its memory of the conversation.
     Compacting,
+    /// Nothing yet: as many turns run as may run at once.
+    Waiting,
 }
 
 impl Activity {
@@ -282,6 +284,7 @@ impl Activity {
             Self::Images => "is working with an image…",
             Self::UsingTool => "is using a tool…",
             Self::Compacting => "is tidying up its notes…",
+            Self::Waiting => "is waiting for other threads to finish…",
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What a session's steps ask for. Each call runs in a task of its own, so that a session never waits for one; calls whose
 //! order matters go through the session's lane.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::registry::Letter;
 use super::statuses::{self, Wish};
@@ -50,6 +50,8 @@ pub(super) struct Hands {
     lane: mpsc::UnboundedSender<Job>,
     /// How many stops there have been: a submit from before the latest is not made any more.
     stops: Arc<AtomicU64>,
+    /// The session's place among the turns that may run; given back when the session ends, however it ends.
+    slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
 }
 
 impl Hands {
@@ -58,7 +60,7 @@ impl Hands {
         let stops = Arc::new(AtomicU64::new(0));
         let lane_stops = Arc::clone(&stops);
         shared.tasks.spawn(run_lane(Arc::clone(shared), key.clone(), letters.clone(), (jobs, lane_stops)));
-        Self { shared: Arc::clone(shared), key: key.clone(), letters, lane, stops }
+        Self { shared: Arc::clone(shared), key: key.clone(), letters, lane, stops, slot: Arc::default() }
     }
 
     /// Begins an effect; its answer comes back as an input.
@@ -85,6 +87,8 @@ impl Hands {
             }
             Effect::Answer { request, answer } => self.answer(request, answer),
             Effect::AnswerHistory { request, before, limit } => self.answer_history(request, before, limit),
+            Effect::AskSlot => self.ask_slot(),
+            Effect::ReturnSlot => drop(self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()),
             Effect::DropSubmits => {
                 self.stops.fetch_add(1, Ordering::AcqRel);
             }
@@ -106,6 +110,23 @@ impl Hands {
             repos_root: self.shared.settings.repos_root.clone(),
         });
         ThreadSpec { session: self.key.clone(), workspace, instructions, tools: thread_tools::specs() }
+    }
+
+    fn ask_slot(&self) {
+        let (shared, letters, slot) = (Arc::clone(&self.shared), self.letters.clone(), Arc::clone(&self.slot));
+        self.shared.tasks.spawn(async move {
+            let permit = tokio::select! {
+                biased;
+                () = shared.ending.cancelled() => return,
+                // A session that has ended waits for nothing.
+                () = letters.closed() => return,
+                permit = shared.turns.acquire() => permit,
+            };
+            // While the broker ends no turn begins.
+            let Some(permit) = permit else { return };
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+            reply(&letters, SessionInput::SlotGranted).await;
+        });
     }
 
     fn answer(&self, request: RequestId, answer: AgentAnswer) {

@@ -10,7 +10,7 @@ use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::mpsc;
 
 use super::effects::Hands;
-use super::registry::{self, Letter};
+use super::registry::{self, Letter, Load};
 use super::{Shared, router};
 use crate::admission::Verdict;
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, LookupError, OpKey, Parsed, Person, PersonId, ThreadKey};
@@ -179,7 +179,7 @@ impl Session {
     async fn work(&mut self) -> End {
         loop {
             let quiet = self.is_quiet();
-            self.shared.registry.set_busy(&self.key, self.number, !quiet);
+            self.shared.registry.set_load(&self.key, self.number, self.load_now());
             let deadline = self.machine.as_ref().and_then(SessionMachine::deadline);
             let clock = Arc::clone(&self.shared.parts.clock);
             let put_away = self.quiet_since.plus(self.shared.settings.session_idle);
@@ -205,6 +205,14 @@ impl Session {
         self.admissions.is_empty()
             && self.stops.is_empty()
             && self.machine.as_ref().is_none_or(SessionMachine::is_quiet)
+    }
+
+    fn load_now(&self) -> Load {
+        if self.is_quiet() {
+            return Load::Quiet;
+        }
+        let at_work = self.machine.as_ref().is_some_and(SessionMachine::is_at_work);
+        if at_work { Load::AtWork } else { Load::Open }
     }
 
     async fn letter(&mut self, letter: Letter) -> Result<(), End> {
@@ -356,7 +364,7 @@ impl Session {
             }
         }
         // Before the rows are let go: whoever waits for the broker to be idle must not find the session between the two.
-        self.shared.registry.set_busy(&self.key, self.number, !self.is_quiet());
+        self.shared.registry.set_load(&self.key, self.number, self.load_now());
         for id in &read {
             self.unsettled.remove(id);
         }

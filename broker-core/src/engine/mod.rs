@@ -17,6 +17,7 @@
 //! | `sender` | one task per thread with open parts |
 //! | `statuses` | one task per thread beside which something stands |
 //! | `supervisor` | the runtime's events, handed to their sessions |
+//! | `turns` | how many turns run at once |
 //! | `people` | who somebody is, remembered for a day |
 
 mod effects;
@@ -31,6 +32,7 @@ mod statuses;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -55,6 +57,9 @@ use people::People;
 use registry::Registry;
 use sender::Sender;
 use statuses::Statuses;
+use turns::Turns;
+
+pub use turns::TurnCounts;
 
 /// The implementations that a broker is made of.
 #[derive(Clone)]
@@ -96,6 +101,8 @@ pub struct Settings {
     pub history_limit: usize,
     /// A turn without a sign of life for this long is interrupted.
     pub turn_idle: Duration,
+    /// So many turns run at once, the others wait. At least one.
+    pub max_active_turns: usize,
     /// A session in which nothing is open is put away after this long.
     pub session_idle: Duration,
     /// Sessions in which something happened within this time are looked after for messages that were missed.
@@ -119,6 +126,7 @@ impl Settings {
             initial_history: 8,
             history_limit: 50,
             turn_idle: Duration::from_secs(15 * 60),
+            max_active_turns: 32,
             session_idle: Duration::from_secs(10 * 60),
             recovery_window: Duration::from_secs(14 * 24 * 60 * 60),
             missed_lookback: Duration::from_secs(24 * 60 * 60),
@@ -138,6 +146,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) sender: Sender,
     pub(crate) statuses: Statuses,
+    pub(crate) turns: Turns,
     pub(crate) recovery: watch::Sender<PartHealth>,
     pub(crate) tasks: TaskTracker,
     /// No new envelopes.
@@ -180,6 +189,7 @@ impl Broker {
             registry: Registry::default(),
             sender: Sender::new(),
             statuses: Statuses::new(capabilities),
+            turns: Turns::new(settings.max_active_turns),
             recovery: watch::Sender::new(PartHealth::well().remark("no pass yet")),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -232,6 +242,11 @@ impl Broker {
         Ok(())
     }
 
+    /// How many turns run, and how many wait.
+    pub fn turns(&self) -> TurnCounts {
+        self.shared.turns.counts()
+    }
+
     /// How many sessions are live, that is in memory.
     pub fn live_sessions(&self) -> usize {
         self.shared.registry.count()
@@ -242,13 +257,15 @@ impl Broker {
     pub async fn drain(self, grace: Duration) {
         let shared = &self.shared;
         shared.closing.cancel();
+        // What waits for the end of another turn is the next broker's.
+        shared.turns.close();
         let quiet = async {
-            while shared.registry.busy() > 0 {
+            while shared.registry.at_work() > 0 {
                 shared.registry.changed().await;
             }
         };
         if tokio::time::timeout(grace, quiet).await.is_err() {
-            tracing::info!(busy = shared.registry.busy(), "the grace period is over; the next broker goes on");
+            tracing::info!(turns = shared.registry.at_work(), "the grace period is over; the next broker goes on");
         }
         tokio::join!(
             shared.sender.settle(Duration::from_secs(5).min(grace)),

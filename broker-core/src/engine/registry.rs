@@ -30,7 +30,18 @@ struct Entry {
     letters: mpsc::Sender<Letter>,
     /// Tells a session that ended from the one that took its place.
     number: u64,
-    busy: bool,
+    load: Load,
+}
+
+/// What goes on in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    /// Nothing is open.
+    Quiet,
+    /// Something waits.
+    Open,
+    /// The agent is at work, or about to be.
+    AtWork,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +70,11 @@ impl Registry {
     }
 
     pub(super) fn busy(&self) -> usize {
-        self.inner().live.values().filter(|entry| entry.busy).count()
+        self.inner().live.values().filter(|entry| entry.load != Load::Quiet).count()
+    }
+
+    pub(super) fn at_work(&self) -> usize {
+        self.inner().live.values().filter(|entry| entry.load == Load::AtWork).count()
     }
 
     /// How many journal rows are with a session and not settled.
@@ -84,7 +99,8 @@ impl Registry {
     /// The live sessions of a conversation in which something is going on.
     pub(super) fn busy_in(&self, conversation: &ConversationKey) -> Vec<ThreadKey> {
         let inner = self.inner();
-        let busy = inner.live.iter().filter(|(key, entry)| entry.busy && key.conversation_key() == *conversation);
+        let here = |key: &ThreadKey| key.conversation_key() == *conversation;
+        let busy = inner.live.iter().filter(|(key, entry)| entry.load != Load::Quiet && here(key));
         busy.map(|(key, _)| key.clone()).collect()
     }
 
@@ -92,12 +108,12 @@ impl Registry {
         self.inner().live.values().map(|entry| entry.letters.clone()).collect()
     }
 
-    pub(super) fn set_busy(&self, key: &ThreadKey, number: u64, busy: bool) {
+    pub(super) fn set_load(&self, key: &ThreadKey, number: u64, load: Load) {
         if let Some(entry) = self.inner().live.get_mut(key)
             && entry.number == number
-            && entry.busy != busy
+            && entry.load != load
         {
-            entry.busy = busy;
+            entry.load = load;
             self.changed.notify_waiters();
         }
     }
@@ -145,7 +161,7 @@ impl Registry {
         let (letters, inbox) = mpsc::channel(QUEUE);
         let number = inner.next;
         inner.next += 1;
-        inner.live.insert(key.clone(), Entry { letters: letters.clone(), number, busy: false });
+        inner.live.insert(key.clone(), Entry { letters: letters.clone(), number, load: Load::Quiet });
         drop(inner);
         live::start(shared, key.clone(), number, inbox, letters.clone());
         letters

@@ -43,7 +43,9 @@ impl SessionMachine {
             }
             Link::Open { epoch, .. } if self.may_give() => {
                 let epoch = *epoch;
-                self.give(epoch, now, draft);
+                if self.has_slot(now, draft) {
+                    self.give(epoch, now, draft);
+                }
             }
             _ => {}
         }

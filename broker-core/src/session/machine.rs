@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::presence::Showing;
+use super::slot::Slot;
 use super::{Arrival, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, SessionInput, Step, Surroundings};
 use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, RequestId, TurnId};
 use crate::chat::{Author, ChatTime, PersonId, ThreadKey};
@@ -107,6 +108,7 @@ pub struct SessionMachine {
     pub(super) interrupting: Option<Interrupting>,
     pub(super) stop_until: Option<Timestamp>,
     pub(super) progress_at: Timestamp,
+    pub(super) slot: Slot,
     pub(super) showing: Showing,
 }
 
@@ -216,6 +218,7 @@ impl SessionMachine {
             interrupting: None,
             stop_until: None,
             progress_at: now,
+            slot: Slot::None,
             showing: Showing::default(),
         }
     }
@@ -247,6 +250,11 @@ impl SessionMachine {
         self.turn.is_some()
     }
 
+    /// Whether a turn runs, or what may have begun one is with the runtime.
+    pub fn is_at_work(&self) -> bool {
+        self.turn.is_some() || self.inbox.iter().any(|row| row.state == InboxState::Given)
+    }
+
     /// Whether nothing is open: the machine may be put away until the next input.
     pub fn is_quiet(&self) -> bool {
         self.turn.is_none()
@@ -261,7 +269,8 @@ impl SessionMachine {
         let mut draft = Draft::default();
         self.dispatch(input, now, &mut draft);
         self.pump(now, &mut draft);
-        self.show_status(&mut draft);
+        self.return_slot(&mut draft);
+        self.show_status(now, &mut draft);
         self.finish(draft)
     }
 
@@ -278,6 +287,7 @@ impl SessionMachine {
             SessionInput::Submitted { row, result } => self.submitted(&row, result, now, draft),
             SessionInput::Fates(result) => self.fates(result, now, draft),
             SessionInput::Interrupted { turn, result } => self.interrupted(&turn, result),
+            SessionInput::SlotGranted => self.slot_granted(),
             SessionInput::Agent(event) => self.agent(event, now, draft),
             SessionInput::PostSettled(outcome) => self.post_settled(&outcome, now, draft),
             SessionInput::StatusSettled { generation } => self.status_settled(generation, draft),
@@ -450,7 +460,7 @@ impl SessionMachine {
             _ => None,
         };
         let row = match &self.link {
-            Link::Open { .. } if self.may_give() => self.next_due(),
+            Link::Open { .. } if self.may_give() && !self.awaits_slot() => self.next_due(),
             _ => None,
         };
         let open = matches!(self.link, Link::Open { .. });
@@ -463,7 +473,8 @@ impl SessionMachine {
         let settling = self.settling.as_ref().and_then(|settling| settling.retry_at).filter(|_| open);
         let interrupting = self.interrupting.as_ref().map(|interrupting| interrupting.until);
         let call = self.calls.iter().map(|call| call.until).min();
-        [link, row, idle, forgotten, settling, interrupting, call, self.stop_until].into_iter().flatten().min()
+        let waiting = self.waiting_untold();
+        [link, row, idle, forgotten, settling, interrupting, call, waiting, self.stop_until].into_iter().flatten().min()
     }
 
     /// Remembers a turn that is over; only the latest few, since a word of an older one cannot come any more.

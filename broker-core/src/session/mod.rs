@@ -11,11 +11,13 @@
 //! | `delivery` | which message is given to the agent when, and what becomes of one in doubt |
 //! | `turn` | the life of a turn: how it ends, what is said of that, `-stop` |
 //! | `speech` | what is posted: tool calls, final texts, notices |
+//! | `slot` | a turn's place among those that may run at once |
 //! | `presence` | what stands beside the thread while the agent is at work, and whom the agent may mention |
 
 mod delivery;
 mod machine;
 mod presence;
+mod slot;
 mod speech;
 #[cfg(test)]
 mod tests;
@@ -105,6 +107,8 @@ pub enum SessionInput {
         /// What the runtime said.
         result: Result<(), InterruptError>,
     },
+    /// The answer to [`Effect::AskSlot`]: a turn may begin.
+    SlotGranted,
     /// The agent did something.
     Agent(AgentEvent),
     /// The sender is through with a post.
@@ -142,6 +146,10 @@ pub enum Effect {
         /// A file to be written into the workspace first.
         overflow: Option<Overflow>,
     },
+    /// Ask for a place among the turns that may run at once. Answered when one is free, in the order of asking.
+    AskSlot,
+    /// Give that place back.
+    ReturnSlot,
     /// Look inputs up in the agent's history.
     ReadFates {
         /// The thread.

@@ -4,6 +4,7 @@ use super::machine::{Draft, Link, SessionMachine};
 use super::{Effect, MAX_PEOPLE};
 use crate::agent::{Activity, TurnId};
 use crate::chat::{Author, Mentionable, Person, Standing};
+use crate::clock::Timestamp;
 use crate::store::{ContextMessage, InboxKind, InboxRow};
 
 /// What was asked to be shown. Not in the rows, except for whether anything may stand at all.
@@ -34,22 +35,25 @@ impl SessionMachine {
 
     /// What should stand beside the thread now. A turn that has said its last word, or was stopped, shows nothing; neither
     /// does a message that waits for an agent which does not come up.
-    fn status(&self) -> Option<&'static str> {
+    fn status(&self, now: Timestamp) -> Option<&'static str> {
         if let Some(turn) = &self.turn {
             let over = turn.stopped || turn.signal.is_some();
             return (!over).then(|| self.showing.activity.unwrap_or(Activity::Thinking).label());
         }
         let failing = matches!(self.link, Link::Closed { failures: 1.., .. } | Link::Opening { failures: 1.. });
         let waits = self.inbox.iter().any(|row| row.kind != InboxKind::Context);
+        if self.tell_waiting_at().is_some_and(|at| at <= now) {
+            return Some(Activity::Waiting.label());
+        }
         (waits && !failing).then(|| Activity::Thinking.label())
     }
 
     /// Asks for what has changed.
-    pub(super) fn show_status(&mut self, draft: &mut Draft) {
+    pub(super) fn show_status(&mut self, now: Timestamp, draft: &mut Draft) {
         if !self.around.shows_status {
             return;
         }
-        let text = self.status();
+        let text = self.status(now);
         if text == self.showing.asked && !self.showing.distrusted {
             return;
         }
@@ -62,6 +66,12 @@ impl SessionMachine {
             draft.record = true;
         }
         draft.effects.push(Effect::Status { text, distrust, generation: self.showing.generation });
+    }
+
+    /// When it is to be said that the session waits for others; absent once that stands there.
+    pub(super) fn waiting_untold(&self) -> Option<Timestamp> {
+        let told = !self.around.shows_status || self.showing.asked == Some(Activity::Waiting.label());
+        self.tell_waiting_at().filter(|_| !told)
     }
 
     /// Nothing stands beside the thread any more.

@@ -18,6 +18,7 @@ use crate::store::{
 };
 
 mod presence;
+mod slot;
 
 /// A machine, a clock, and what was committed.
 struct Rig {
@@ -33,6 +34,7 @@ struct Rig {
     /// What shall stand beside the thread; the last word with its number.
     statuses: Vec<Option<&'static str>>,
     asked: u64,
+    slots_free: bool,
 }
 
 fn arrival(second: u64, text: &str, root: Option<&str>) -> Arrival {
@@ -93,6 +95,7 @@ impl Rig {
             effects: Vec::new(),
             statuses: Vec::new(),
             asked: 0,
+            slots_free: true,
         };
         rig.step(SessionInput::Message(first));
         rig
@@ -124,8 +127,14 @@ impl Rig {
         }
         self.compare();
         self.cannot_spin();
-        let effects = self.look_at_status(effects);
+        let mut effects = self.look_at_status(effects);
         self.effects.extend(effects.clone());
+        let asks = effects.contains(&Effect::AskSlot);
+        // How many turns run at once has tests of its own too.
+        effects.retain(|effect| !matches!(effect, Effect::AskSlot | Effect::ReturnSlot));
+        if asks && self.slots_free {
+            effects.extend(self.step(SessionInput::SlotGranted));
+        }
         effects
     }
 

@@ -85,6 +85,8 @@ impl SessionMachine {
             TurnOutcome::Failed { .. } => TurnEnd::Failed,
         };
         self.end_turn(turn.clone(), end, now, draft);
+        // Others wait as well: a session that has more to say asks again.
+        self.return_slot(draft);
         self.settle_ended(id, draft);
         match outcome {
             TurnOutcome::Completed { final_text } => self.completed(&turn, final_text, now, draft),
