@@ -73,6 +73,12 @@ impl ChatTime {
         Self(u64::try_from(at.as_millis()).unwrap_or(0).saturating_mul(1000))
     }
 
+    /// The next moment there is.
+    #[must_use]
+    pub const fn plus_one(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// The moment `by` earlier; not before [`ChatTime::ZERO`].
     #[must_use]
     pub fn minus(self, by: Duration) -> Self {
@@ -171,6 +177,10 @@ pub trait Intake: Send + Sync {
 pub enum Parsed {
     /// A message that somebody wrote.
     Message(Box<ChatMessage>),
+    /// A message was changed by its author: what it is now. Only changes of its text or its files count.
+    Edited(Box<ChatMessage>),
+    /// A message was deleted: what it was.
+    Deleted(Box<ChatMessage>),
     /// Well-formed, and nothing for the broker.
     Ignored {
         /// Why, in a word or two, for the log.

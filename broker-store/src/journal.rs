@@ -12,8 +12,6 @@ pub(crate) const UNREAD: &str = "SELECT id, key, kind, retry_attempt, received_a
 pub(crate) const TAKE_UNROUTED: &str = "UPDATE journal SET fate = NULL, thread = NULL
      WHERE fate = 'unrouted' AND thread = ?1 AND received_at >= ?2
      RETURNING id, key, kind, retry_attempt, received_at, raw";
-pub(crate) const PRUNE: &str = "DELETE FROM journal WHERE id IN
-     (SELECT id FROM journal WHERE fate IS NOT NULL AND received_at < ?1 LIMIT ?2)";
 
 /// Appends envelopes; a key that is there already gives the row that has it.
 pub(crate) fn accept(connection: &Connection, batch: &[RawEnvelope]) -> Sql<Vec<Accepted>> {
@@ -85,9 +83,4 @@ pub(crate) fn take_unrouted(connection: &Connection, thread: &ThreadKey, since: 
     // SQLite returns changed rows in any order.
     taken.sort_by_key(|row| row.id);
     Ok(taken)
-}
-
-/// Deletes at most `limit` old rows that are not unread, so that others need not wait for the end of a great cleaning.
-pub(crate) fn prune(connection: &Connection, before: Timestamp, limit: usize) -> Sql<usize> {
-    Ok(connection.prepare_cached(PRUNE)?.execute(params![before.as_millis(), sql::limit(limit)])?)
 }

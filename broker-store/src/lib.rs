@@ -8,7 +8,7 @@
 //!
 //! The same SQL also runs on the caller's own thread ([`SqliteStore::inline`]), for tests that must not depend on threads.
 //!
-//! The SQL stands in one file per area (`journal`, `inbox`, `turns`, `outbox`, `people`, `sessions`) as plain functions over
+//! The SQL stands in one file per area (`journal`, `inbox`, `turns`, `outbox`, `people`, `sessions`, `prune`) as plain functions over
 //! a connection; who calls them, and on which thread, is the business of `writer`, `readers` and `inline`.
 
 mod data_root;
@@ -18,6 +18,7 @@ mod inline;
 mod journal;
 mod outbox;
 mod people;
+mod prune;
 mod pulse;
 mod readers;
 mod schema;

@@ -8,7 +8,8 @@ use rusqlite::{Connection, OpenFlags};
 
 /// The steps from an empty database to the present one. A step is never changed once it was released: a change is a new
 /// step. The number of steps taken is the database's `user_version`.
-const STEPS: &[&str] = &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
+const STEPS: &[&str] =
+    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
 
 /// Statements that a connection keeps prepared: more than the crate has.
 const STATEMENTS: usize = 64;
@@ -114,7 +115,7 @@ fn migrate(connection: &mut Connection, found: usize) -> rusqlite::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{inbox, journal, outbox, sessions, turns};
+    use crate::{inbox, journal, outbox, prune, sessions, turns};
 
     #[test]
     fn an_empty_file_gets_every_step_once() {
@@ -135,6 +136,8 @@ mod tests {
         old.pragma_update(None, "user_version", 1).unwrap();
         old.execute_batch(
             "INSERT INTO threads VALUES ('T/C:1', 'T', 'C', '1', 'o', 1, 1);
+             INSERT INTO inbox VALUES ('i1', 'T/C:1', 'wake_up', 'queued', 7, NULL, NULL, NULL, NULL, 'n', '[]',
+                 '{\"state\":\"none\"}', 1, 2, 3, 'th', NULL, 4);
              INSERT INTO sessions VALUES ('T/C:1', 's', NULL, 'direct', 'U1', '1', 'f', NULL, 0, NULL, 7, 0, NULL, NULL, 3, 1, 2);",
         )
         .unwrap();
@@ -143,6 +146,8 @@ mod tests {
         assert_eq!(version(&connection).unwrap(), STEPS.len());
         let record = sessions::session(&connection, &"T/C:1".parse().unwrap()).unwrap().unwrap();
         assert_eq!((record.next_number, record.people.len(), record.status_shown), (3, 0, false));
+        let rows = inbox::open(&connection, &"T/C:1".parse().unwrap()).unwrap();
+        assert_eq!((rows[0].id.as_str(), rows[0].attempts, rows[0].withdrawn), ("i1", 2, false));
     }
 
     #[test]
@@ -152,7 +157,7 @@ mod tests {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let before = std::fs::read(&path).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found: 99, known: 2, .. }), "{error}");
+        assert!(matches!(error, OpenError::Newer { found: 99, known: 3, .. }), "{error}");
         assert!(error.to_string().contains("newer broker"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
@@ -179,10 +184,10 @@ mod tests {
     #[test]
     fn every_question_has_its_index() {
         let connection = open(Path::new(":memory:")).unwrap();
-        for sql in [
+        let cleaning = prune::STATEMENTS.map(|(statement, _)| statement);
+        let questions = [
             journal::UNREAD,
             journal::TAKE_UNROUTED,
-            journal::PRUNE,
             sessions::RECORD,
             sessions::WITH_WORK,
             sessions::ACTIVE,
@@ -190,14 +195,16 @@ mod tests {
             sessions::COUNTS,
             inbox::OPEN,
             inbox::NEWEST_GIVEN,
-            inbox::HAS_MESSAGE,
+            inbox::PARKED,
+            inbox::KNOWN,
             turns::TURN,
             outbox::OPEN_PARTS,
             outbox::POST,
             outbox::OF_TURN,
             outbox::THREADS,
             outbox::DROP_QUEUED,
-        ] {
+        ];
+        for sql in questions.into_iter().chain(cleaning) {
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let wanted = statement.parameter_count();
             for index in 1..=wanted {

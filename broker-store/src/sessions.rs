@@ -60,6 +60,7 @@ fn load(connection: &Connection, key: &ThreadKey, revision: Revision) -> Sql<Ses
         record,
         revision,
         inbox: inbox::open(connection, key)?,
+        parked: inbox::parked(connection, key)?,
         newest_given: inbox::newest_given(connection, &name)?,
         turn,
         turn_parts,

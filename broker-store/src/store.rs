@@ -10,8 +10,9 @@ use broker_core::chat::{ChatTime, ConversationKey, MessageId, Person, PersonId, 
 use broker_core::clock::Timestamp;
 use broker_core::health::PartHealth;
 use broker_core::store::{
-    Accepted, ActiveSession, CommitError, Fence, JournalFate, JournalId, JournalRow, OwnerId, PartChange, PartRow,
-    PostId, Revision, SessionCommit, SessionRecord, SessionRows, StateStore, StoreCounts, StoreError,
+    Accepted, ActiveSession, CommitError, Fence, JournalFate, JournalId, JournalRow, KnownMessage, Old, OwnerId,
+    PartChange, PartRow, PostId, Revision, SessionCommit, SessionRecord, SessionRows, StateStore, StoreCounts,
+    StoreError,
 };
 use rusqlite::Connection;
 use tokio::sync::watch;
@@ -22,7 +23,7 @@ use crate::readers::Readers;
 use crate::schema::{self, OpenError};
 use crate::sql::Sql;
 use crate::writer::{self, Writer};
-use crate::{inbox, journal, outbox, people, sessions};
+use crate::{inbox, journal, outbox, people, prune, sessions};
 
 /// Threads that read.
 const READERS: usize = 2;
@@ -145,9 +146,13 @@ impl StateStore for SqliteStore {
         self.executor.write(move |connection| sessions::commit(connection, &change)).await?
     }
 
-    async fn has_message(&self, conversation: &ConversationKey, message: &MessageId) -> Result<bool, StoreError> {
+    async fn known_message(
+        &self,
+        conversation: &ConversationKey,
+        message: &MessageId,
+    ) -> Result<Option<KnownMessage>, StoreError> {
         let (conversation, message) = (conversation.clone(), message.clone());
-        self.executor.read(move |connection| inbox::has_message(connection, &conversation, &message)).await
+        self.executor.read(move |connection| inbox::known(connection, &conversation, &message)).await
     }
 
     async fn session(&self, key: &ThreadKey) -> Result<Option<SessionRecord>, StoreError> {
@@ -204,16 +209,19 @@ impl StateStore for SqliteStore {
         self.executor.write(move |connection| people::put_person(connection, &person, at)).await
     }
 
-    async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
+    async fn prune(&self, old: Old) -> Result<u64, StoreError> {
         let mut pruned = 0;
-        loop {
-            let change = move |connection: &Connection| journal::prune(connection, before, PRUNED_AT_ONCE);
-            let some = self.executor.write(change).await?;
-            pruned += u64::try_from(some).unwrap_or(u64::MAX);
-            if some < PRUNED_AT_ONCE {
-                return Ok(pruned);
+        for (statement, before) in prune::STATEMENTS.map(|(statement, age)| (statement, age(&old))) {
+            loop {
+                let change = move |connection: &Connection| prune::some(connection, statement, before, PRUNED_AT_ONCE);
+                let some = self.executor.write(change).await?;
+                pruned += u64::try_from(some).unwrap_or(u64::MAX);
+                if some < PRUNED_AT_ONCE {
+                    break;
+                }
             }
         }
+        Ok(pruned)
     }
 
     async fn counts(&self) -> Result<StoreCounts, StoreError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use broker_core::chat::RawEnvelope;
 use broker_core::clock::Timestamp;
-use broker_core::store::{JournalFate, StateStore};
+use broker_core::store::{JournalFate, Old, StateStore};
 use broker_core::testing::store_suite::{self, Reopened};
 use broker_store::{DataRoot, SqliteStore};
 use tempfile::TempDir;
@@ -145,7 +145,8 @@ async fn a_great_cleaning_goes_in_steps_and_counts_all() {
     let store = SqliteStore::open(&root).unwrap();
     let accepted = store.accept((0..2500).map(|n| envelope(n.to_string())).collect()).await.unwrap();
     store.settle(accepted.iter().map(|row| row.id).collect(), JournalFate::Done).await.unwrap();
-    assert_eq!(store.prune(Timestamp::from_millis(1)).await.unwrap(), 2500);
+    let old = Old { journal: Timestamp::from_millis(1), closed: Timestamp::from_millis(1) };
+    assert_eq!(store.prune(old).await.unwrap(), 2500);
 }
 
 #[tokio::test]

@@ -16,11 +16,13 @@ use crate::admission::Verdict;
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, LookupError, OpKey, Parsed, Person, PersonId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::prompt;
-use crate::session::{Arrival, Birth, SessionInput, SessionMachine, Step};
-use crate::store::{CommitError, Fence, JournalFate, JournalId, JournalRow, SessionCommit, SessionId, StoreError};
+use crate::session::{Arrival, Birth, STOP, SessionInput, SessionMachine, Step};
+use crate::store::{
+    CommitError, Fence, JournalFate, JournalId, JournalRow, KnownMessage, SessionCommit, SessionId, StoreError,
+};
 
 /// A reply that came before its root's mention is taken when the mention follows within this time.
-const UNROUTED_KEPT: Duration = Duration::from_secs(10 * 60);
+pub(super) const UNROUTED_KEPT: Duration = Duration::from_secs(10 * 60);
 
 /// Whoever may not instruct is told so of messages that are younger than this.
 const DENIAL_TOLD: Duration = Duration::from_secs(10 * 60);
@@ -37,6 +39,19 @@ pub(super) struct Incoming {
     pub(super) opens: bool,
     /// Whether it says `-stop`.
     pub(super) stops: bool,
+    /// What became of it.
+    pub(super) change: Change,
+}
+
+/// What an envelope says of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Somebody wrote it.
+    New,
+    /// Its author changed it.
+    Edit,
+    /// It was deleted.
+    Deletion,
 }
 
 /// A message whose author is known.
@@ -244,28 +259,57 @@ impl Session {
     /// A message whose author is known: it becomes an input, or is settled.
     async fn admitted(&mut self, admitted: Admitted) -> Result<(), End> {
         let Admitted { incoming, people, verdict, channel_name } = admitted;
-        let Incoming { journal, message, opens, stops } = incoming;
+        let Incoming { journal, message, opens, stops, change } = incoming;
         if let Verdict::Denied { reason } = verdict {
-            // Of a message that was found in the history nobody wants to hear any more.
-            if self.shared.parts.clock.now().since(message.at.timestamp()) < DENIAL_TOLD {
+            // Of a message that was found in the history, or changed, nobody wants to hear any more.
+            let young = self.shared.parts.clock.now().since(message.at.timestamp()) < DENIAL_TOLD;
+            if young && change == Change::New {
                 let (shared, told) = (Arc::clone(&self.shared), message);
                 self.shared.tasks.spawn(async move { tell_denied(&shared, &told, reason).await });
             }
             return self.settle(journal, JournalFate::Denied { reason: reason.to_owned() }).await;
         }
-        if self.is_known(&message).await? {
-            return self.settle(journal, JournalFate::Ignored { reason: "already in the inbox".to_owned() }).await;
+        let known = self.known(&message).await?;
+        let arrival = Arrival { journal: Some(journal), message, people, instructs: verdict == Verdict::Instruct };
+        match (change, known) {
+            (Change::New, Some(_)) => {
+                self.settle(journal, JournalFate::Ignored { reason: "already in the inbox".to_owned() }).await
+            }
+            (Change::New, None) => self.arrived(arrival, journal, (opens, stops), channel_name).await,
+            (Change::Edit, Some(known)) => self.step(SessionInput::Edited { arrival, known }).await,
+            // It overtook its message, or that never came. What is older than the session is none of its business.
+            (Change::Edit, None) if self.is_of_session(&arrival.message) => {
+                let stops = arrival.message.files.is_empty() && arrival.message.control_text == STOP;
+                self.arrived(arrival, journal, (opens, stops), channel_name).await
+            }
+            (Change::Deletion, known) if self.machine.is_some() => {
+                let journal = Some(journal);
+                self.step(SessionInput::Deleted { journal, message: arrival.message, known }).await
+            }
+            (Change::Deletion, _) => self.settle(journal, JournalFate::Unrouted { thread: self.key.clone() }).await,
+            (Change::Edit, None) => {
+                let reason = "a change of nothing that is known".to_owned();
+                self.settle(journal, JournalFate::Ignored { reason }).await
+            }
         }
-        let instructs = verdict == Verdict::Instruct;
-        let arrival = Arrival { journal: Some(journal), message, people, instructs };
+    }
+
+    /// A message that was not known.
+    async fn arrived(
+        &mut self,
+        arrival: Arrival,
+        journal: JournalId,
+        (opens, stops): (bool, bool),
+        channel_name: Option<String>,
+    ) -> Result<(), End> {
         match (self.machine.is_some(), stops) {
-            (true, true) if instructs => self.step(SessionInput::Stop { arrival }).await,
+            (true, true) if arrival.instructs => self.step(SessionInput::Stop { arrival }).await,
             (true, _) => self.step(SessionInput::Message(arrival)).await,
             (false, true) => {
                 router::answer_stop(&self.shared, &arrival.message, false).await;
                 self.settle(journal, JournalFate::Done).await
             }
-            (false, false) if opens && instructs => self.begin(arrival, channel_name).await,
+            (false, false) if opens && arrival.instructs => self.begin(arrival, channel_name).await,
             (false, false) if opens => {
                 self.settle(journal, JournalFate::Ignored { reason: "bots open nothing".to_owned() }).await
             }
@@ -273,11 +317,16 @@ impl Session {
         }
     }
 
-    /// Whether the message is in the inbox: (installation, conversation, message) is one row, whatever arrives how often.
-    async fn is_known(&mut self, message: &ChatMessage) -> Result<bool, End> {
+    /// Whether a message belongs to the session, or may open it.
+    fn is_of_session(&self, message: &ChatMessage) -> bool {
+        self.machine.as_ref().is_none_or(|machine| message.at > machine.record().watermark)
+    }
+
+    /// What is known of a message: (installation, conversation, message) is one row, whatever arrives how often.
+    async fn known(&mut self, message: &ChatMessage) -> Result<Option<KnownMessage>, End> {
         let mut wait = Duration::from_millis(100);
         loop {
-            match self.shared.parts.store.has_message(&message.conversation, &message.id).await {
+            match self.shared.parts.store.known_message(&message.conversation, &message.id).await {
                 Ok(known) => return Ok(known),
                 Err(error) => self.store_failed(&error, &mut wait).await?,
             }
@@ -316,11 +365,17 @@ impl Session {
 
     /// A reply that came before the mention. What was written before it too is part of the history that goes along.
     fn take_up(&mut self, row: JournalRow, mention: ChatTime) {
-        let Parsed::Message(message) = router::parse(&self.shared, &row) else { return };
+        let (message, change) = match router::parse(&self.shared, &row) {
+            Parsed::Message(message) => (message, Change::New),
+            Parsed::Edited(message) => (message, Change::Edit),
+            Parsed::Deleted(message) => (message, Change::Deletion),
+            _ => return,
+        };
         if !self.shared.registry.take_in(row.id) {
             return;
         }
-        if message.at <= mention {
+        // The mention itself may have been changed before it came.
+        if message.at < mention || (message.at == mention && change == Change::New) {
             let (shared, id) = (Arc::clone(&self.shared), row.id);
             let fate = JournalFate::Ignored { reason: "part of the history".to_owned() };
             self.shared.tasks.spawn(async move {
@@ -330,7 +385,7 @@ impl Session {
             });
         } else {
             self.unsettled.insert(row.id);
-            let incoming = Incoming { journal: row.id, message: *message, opens: false, stops: false };
+            let incoming = Incoming { journal: row.id, message: *message, opens: false, stops: false, change };
             self.admissions.push_back(admit(Arc::clone(&self.shared), incoming, false).boxed());
         }
     }

@@ -101,6 +101,8 @@ pub struct Settings {
     pub history_limit: usize,
     /// A turn without a sign of life for this long is interrupted.
     pub turn_idle: Duration,
+    /// Whether the agent is told when somebody changes a message that it has been given.
+    pub deliver_edits: bool,
     /// So many turns run at once, the others wait. At least one.
     pub max_active_turns: usize,
     /// A session in which nothing is open is put away after this long.
@@ -126,6 +128,7 @@ impl Settings {
             initial_history: 8,
             history_limit: 50,
             turn_idle: Duration::from_secs(15 * 60),
+            deliver_edits: true,
             max_active_turns: 32,
             session_idle: Duration::from_secs(10 * 60),
             recovery_window: Duration::from_secs(14 * 24 * 60 * 60),
@@ -181,6 +184,7 @@ impl Broker {
             turn_idle: settings.turn_idle,
             initial_history: settings.initial_history.min(settings.history_limit),
             history_limit: settings.history_limit,
+            deliver_edits: settings.deliver_edits,
             shows_status: capabilities.status || capabilities.reactions,
         });
         let shared = Arc::new(Shared {

@@ -319,7 +319,7 @@ impl Search {
     /// Journals a message, unless it is known. Says whether it was not.
     async fn found(&self, message: ChatMessage) -> Result<bool, PassError> {
         let store = &self.shared.parts.store;
-        if message.author == Author::Own || store.has_message(&message.conversation, &message.id).await? {
+        if message.author == Author::Own || store.known_message(&message.conversation, &message.id).await?.is_some() {
             return Ok(false);
         }
         let ConversationKey { installation, conversation } = &message.conversation;

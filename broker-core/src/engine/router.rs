@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::live::Change;
 use super::registry::{self, Letter};
 use super::{Shared, live, recovery};
 use crate::chat::{ChatMessage, ChatOp, ConversationKind, OpKey, Parsed, PartBody, ThreadKey};
 use crate::prompt;
-use crate::session::SessionInput;
-use crate::store::{JournalFate, JournalId, JournalRow, StoreError};
+use crate::session::{STOP, SessionInput};
+use crate::store::{JournalFate, JournalId, JournalRow, Old, StoreError};
 
 /// Rows that may wait for the router; over it they are found in the journal.
 const QUEUE: usize = 1024;
@@ -25,8 +26,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const BATCH: usize = 256;
 /// How often settled rows are deleted.
 const PRUNE: Duration = Duration::from_secs(60 * 60);
-/// The word that stops a run.
-const STOP: &str = "-stop";
+/// What became of messages and posts is known for so long.
+const CLOSED_KEPT: Duration = Duration::from_secs(60 * 24 * 60 * 60);
 
 /// Starts the router. It begins with the rows that an earlier broker left unread.
 pub(super) fn start(shared: &Arc<Shared>) -> mpsc::Sender<JournalRow> {
@@ -125,11 +126,12 @@ async fn sweep_journal(shared: &Arc<Shared>) {
 }
 
 async fn prune_journal(shared: Arc<Shared>) {
-    let before = shared.parts.clock.now().minus(shared.settings.journal_kept);
-    match shared.parts.store.prune(before).await {
+    let now = shared.parts.clock.now();
+    let old = Old { journal: now.minus(shared.settings.journal_kept), closed: now.minus(CLOSED_KEPT) };
+    match shared.parts.store.prune(old).await {
         Ok(0) => {}
-        Ok(rows) => tracing::debug!(rows, "old journal rows were deleted"),
-        Err(error) => tracing::warn!(%error, "old journal rows could not be deleted"),
+        Ok(rows) => tracing::debug!(rows, "old rows were deleted"),
+        Err(error) => tracing::warn!(%error, "old rows could not be deleted"),
     }
 }
 
@@ -155,6 +157,8 @@ async fn handle(shared: &Arc<Shared>, row: JournalRow) -> Result<(), StoreError>
             }
             dispatch(shared, row.id, *message, found).await
         }
+        Parsed::Edited(message) => amend(shared, row.id, *message, Change::Edit).await,
+        Parsed::Deleted(message) => amend(shared, row.id, *message, Change::Deletion).await,
         Parsed::Ignored { reason } => settle(shared, row.id, JournalFate::Ignored { reason: reason.to_owned() }).await,
         Parsed::Unreadable { reason } => {
             tracing::warn!(kind = row.envelope.kind, reason, "an envelope could not be read; it is kept");
@@ -200,11 +204,37 @@ async fn dispatch(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, fou
         };
         return settle(shared, id, fate).await;
     }
-    let letter = Letter::Message(Box::new(live::Incoming { journal: id, message, opens, stops }));
-    if registry::try_send(shared, &key, letter).is_err() {
+    let incoming = live::Incoming { journal: id, message, opens, stops, change: Change::New };
+    send(shared, &key, incoming);
+    Ok(())
+}
+
+/// Hands a message that was changed or deleted to its session. Without one it waits, as a reply does, for the mention that
+/// may be on its way; a change that is as young may be that mention itself.
+async fn amend(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, change: Change) -> Result<(), StoreError> {
+    let key = message.thread();
+    let has_session = shared.registry.is_live(&key) || shared.parts.store.session(&key).await?.is_some();
+    let direct = message.conversation_kind == ConversationKind::Direct;
+    let young = shared.parts.clock.now().since(message.at.timestamp()) < live::UNROUTED_KEPT;
+    let stops = message.control_text == STOP;
+    let opens = change == Change::Edit && young && !stops && (direct || message.mentions_self);
+    if !has_session && !opens {
+        let fate = match young {
+            true => JournalFate::Unrouted { thread: key },
+            false => JournalFate::Ignored { reason: "a change of nothing that is known".to_owned() },
+        };
+        return settle(shared, id, fate).await;
+    }
+    send(shared, &key, live::Incoming { journal: id, message, opens, stops: false, change });
+    Ok(())
+}
+
+fn send(shared: &Arc<Shared>, key: &ThreadKey, incoming: live::Incoming) {
+    let id = incoming.journal;
+    let letter = Letter::Message(Box::new(incoming));
+    if registry::try_send(shared, key, letter).is_err() {
         shared.registry.let_go([id]);
     }
-    Ok(())
 }
 
 /// `-stop` where there is no session: at the top level of a direct message it is meant for every run in it.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::block::{self, Shown};
 use crate::chat::{ChatMessage, Person};
-use crate::store::{Backfill, ContextMessage, InboxRow};
+use crate::store::{Backfill, ContextMessage, InboxKind, InboxRow};
 
 /// The longest input that is given to the agent, in characters. Slack allows 40,000 in one message; eight earlier ones and
 /// what other bots wrote go along.
@@ -131,10 +131,14 @@ fn compose(row: &InboxRow, message: &ChatMessage, context: &[InboxRow], share: S
         text.push_str(&block::fenced(&list(bots(context), share.context)));
         text.push_str("\n\n");
     }
-    text.push_str(
+    text.push_str(if row.kind == InboxKind::Edit {
+        "The author of a message that you have already been given has changed it; this is how it reads now. Where that \
+         changes what you were asked, act on it and let people see the result through the `post` tool; where it changes \
+         nothing, end the turn with the `broker` tool's action `state` and kind `final`.\n"
+    } else {
         "A new message in your Slack thread follows. Decide first whether it is meant for you; if so, act on it, and let \
-         people see the result through the `post` tool.\n",
-    );
+         people see the result through the `post` tool.\n"
+    });
     if file.is_some() {
         text.push_str(
             "It is too long to be given whole: texts marked with `text_is_cut` were cut. The file named in \

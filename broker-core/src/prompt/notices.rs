@@ -129,8 +129,8 @@ pub fn runtime_unavailable(why: &str) -> String {
 /// A message could not be given to the agent.
 pub fn parked(attempts: u32, why: &str) -> String {
     format!(
-        "A message could not be given to the agent in {attempts} attempts ({}). It is put aside: please send it again, and \
-         tell an operator if that fails too.",
+        "A message could not be given to the agent in {attempts} attempts ({}). It is put aside and tried once more when \
+         somebody writes here again; please tell an operator if that fails too.",
         reason(why)
     )
 }

@@ -54,6 +54,7 @@ fn row(message: ChatMessage) -> InboxRow {
         people: vec![person("U1", "Ada", "Ada Lovelace", "ada"), person("U2", "", "Bob", "Bob")],
         backfill: Backfill::None,
         late: false,
+        withdrawn: false,
         attempts: 0,
         not_before: Timestamp::default(),
         given_to: None,

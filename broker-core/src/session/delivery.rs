@@ -14,7 +14,7 @@ const OPEN_BACK_OFF: Duration = Duration::from_secs(60);
 /// The thread is told that the agent cannot be reached after this many tries.
 const TELL_AFTER: u32 = 4;
 /// An input that got no answer is looked up after this time, when no barrier has decided it before.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(5 * 60);
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(5 * 60);
 /// Inputs in doubt whose fate cannot be read this often are parked, and the thread is told.
 const MAX_READS: u32 = 5;
 
@@ -36,6 +36,7 @@ impl SessionMachine {
 
     /// Does what can be done now: opens the thread, gives what waits.
     pub(super) fn pump(&mut self, now: Timestamp, draft: &mut Draft) {
+        self.settle_asked(draft);
         match &self.link {
             Link::Closed { retry_at, failures } if *retry_at <= now && self.wants_agent() => {
                 draft.effects.push(Effect::Open { known: self.record.agent_thread.clone() });
@@ -125,7 +126,7 @@ impl SessionMachine {
         let Some(index) = self.inbox.iter().position(|row| row.id == *input) else { return };
         let row = self.delivered(index, turn, draft);
         self.count_input(row.kind, draft);
-        if row.kind == InboxKind::Message {
+        if row.kind.is_from_person() {
             // What was said before is no answer to this.
             self.unsignal(draft);
         }
@@ -210,7 +211,19 @@ impl SessionMachine {
         self.queue_or_park(index, reason, (now, wait), draft);
     }
 
-    fn queue_or_park(&mut self, index: usize, reason: &str, (now, wait): (Timestamp, Duration), draft: &mut Draft) {
+    fn queue_or_park(&mut self, mut index: usize, reason: &str, (now, wait): (Timestamp, Duration), draft: &mut Draft) {
+        if self.inbox[index].withdrawn {
+            self.close(index, InboxState::Cancelled, draft);
+            return;
+        }
+        // It is given as it is now: there is no change to tell.
+        let message = self.inbox[index].message.as_ref().map(|message| message.id.clone());
+        if let Some(message) = message.filter(|_| self.inbox[index].kind == InboxKind::Message) {
+            let id = self.inbox[index].id.clone();
+            self.drop_edits(&message, draft);
+            let Some(moved) = self.inbox.iter().position(|row| row.id == id) else { return };
+            index = moved;
+        }
         let row = &mut self.inbox[index];
         let attempts = row.attempts;
         if attempts < MAX_ATTEMPTS {
@@ -221,9 +234,10 @@ impl SessionMachine {
             return;
         }
         let row = self.close(index, InboxState::Parked, draft);
-        if row.kind == InboxKind::Message {
+        if row.kind.is_from_person() {
             self.post(PostKind::Notice, &prompt::parked(attempts, reason), now, draft);
         }
+        self.put_aside(row);
     }
 
     /// Reads the fate of what was given to a turn that has ended and did not show up in it.
@@ -237,7 +251,7 @@ impl SessionMachine {
         self.settle(Barrier::TurnEnded, ids, draft);
     }
 
-    fn settle(&mut self, barrier: Barrier, ids: Vec<InputId>, draft: &mut Draft) {
+    pub(super) fn settle(&mut self, barrier: Barrier, ids: Vec<InputId>, draft: &mut Draft) {
         let Link::Open { thread, .. } = &self.link else { return };
         if ids.is_empty() {
             return;
@@ -307,6 +321,8 @@ impl SessionMachine {
         let reason = if barrier == Barrier::Missing {
             row.attempts = MAX_ATTEMPTS;
             "the agent runtime gave no answer, so it may have it or not"
+        } else if barrier == Barrier::Asked {
+            "it is not in the agent's history"
         } else {
             // One that was accepted and is not there counts too: else an input that ends each turn before it is taken would
             // be given for ever. One whose submit failed was counted then.
@@ -314,7 +330,7 @@ impl SessionMachine {
             "the agent runtime accepted it and did not take it"
         };
         // The first time is most likely a steer that came a moment too late: that is given at once.
-        let wait = if row.attempts > 1 { back_off(row.attempts, OPEN_BACK_OFF) } else { Duration::ZERO };
+        let wait = if row.attempts > 1 && barrier != Barrier::Asked { back_off(row.attempts, OPEN_BACK_OFF) } else { Duration::ZERO };
         self.queue_or_park(index, reason, (now, wait), draft);
         None
     }
@@ -382,6 +398,8 @@ impl SessionMachine {
             return;
         }
         self.forget_process();
+        // Whatever was given before is looked up now, this too.
+        self.asked.clear();
         if opened.running.is_some() && opened.running == self.record.running_turn {
             return;
         }
@@ -402,13 +420,15 @@ impl SessionMachine {
         draft.record = true;
         self.link = Link::Closed { retry_at: now, failures: 0 };
         self.given_in = None;
-        for row in &mut self.inbox {
-            if row.state == InboxState::Given {
-                row.state = InboxState::Queued;
-                row.turn = None;
-                row.not_before = now;
-                draft.row(row);
-            }
+        let given = |row: &InboxRow| row.state == InboxState::Given;
+        while let Some(index) = self.inbox.iter().position(|row| given(row) && row.withdrawn) {
+            self.close(index, InboxState::Cancelled, draft);
+        }
+        for row in self.inbox.iter_mut().filter(|row| given(row)) {
+            row.state = InboxState::Queued;
+            row.turn = None;
+            row.not_before = now;
+            draft.row(row);
         }
         if let Some(turn) = self.turn.take() {
             self.end_turn(turn, TurnEnd::Cut, now, draft);

@@ -36,6 +36,8 @@ pub(super) enum Barrier {
     TurnEnded,
     /// None came in time: what is not in the history now may still come in, and is not given again.
     Missing,
+    /// A person wants it given again, long after it was: whatever was on its way has arrived or never will.
+    Asked,
 }
 
 /// Inputs in doubt whose fate is being read.
@@ -94,6 +96,8 @@ pub struct SessionMachine {
     pub(super) record: SessionRecord,
     /// Open rows, by (place, id).
     pub(super) inbox: Vec<InboxRow>,
+    /// Messages that were put aside, by (place, id): at most [`MAX_PARKED`](super::MAX_PARKED).
+    pub(super) parked: Vec<InboxRow>,
     pub(super) newest_given: ChatTime,
     pub(super) turn: Option<TurnRow>,
     // What follows is not in the rows: it is either rebuilt by `Recover` or dies with the runtime's process.
@@ -102,6 +106,8 @@ pub struct SessionMachine {
     /// The epoch in which the inputs in doubt were given; absent for what an earlier broker gave.
     pub(super) given_in: Option<Epoch>,
     pub(super) settling: Option<Settling>,
+    /// What was put aside, is taken up again, and has to be looked up before it is given: some of the inbox.
+    pub(super) asked: Vec<InputId>,
     /// Turns that ended lately, so that a late word of them starts nothing. Bounded.
     pub(super) ended: VecDeque<TurnId>,
     pub(super) calls: Vec<PendingCall>,
@@ -160,6 +166,7 @@ impl SessionMachine {
             turn: rows.turn,
             turn_posts,
             inbox: rows.inbox,
+            parked: rows.parked,
             newest_given: rows.newest_given,
             ..Self::bare(around, fence, rows.revision, record, now)
         })
@@ -207,12 +214,14 @@ impl SessionMachine {
             revision,
             record,
             inbox: Vec::new(),
+            parked: Vec::new(),
             newest_given: ChatTime::ZERO,
             turn: None,
             turn_posts: Vec::new(),
             link: Link::Closed { retry_at: now, failures: 0 },
             given_in: None,
             settling: None,
+            asked: Vec::new(),
             ended: VecDeque::new(),
             calls: Vec::new(),
             interrupting: None,
@@ -239,6 +248,7 @@ impl SessionMachine {
             record: Some(self.record.clone()),
             revision: self.revision,
             inbox: self.inbox.clone(),
+            parked: self.parked.clone(),
             newest_given: self.newest_given,
             turn: self.turn.clone(),
             turn_parts: Vec::new(),
@@ -277,6 +287,9 @@ impl SessionMachine {
     fn dispatch(&mut self, input: SessionInput, now: Timestamp, draft: &mut Draft) {
         match input {
             SessionInput::Message(arrival) => self.message(arrival, now, draft),
+            SessionInput::Edited { arrival, known } => self.edited(arrival, known, now, draft),
+            SessionInput::Deleted { journal, message, known } => self.deleted(journal, message, known, now, draft),
+            SessionInput::Retry => self.retry(now, draft),
             SessionInput::Stop { arrival } => self.stop(arrival, now, draft),
             SessionInput::StopElsewhere { at } => {
                 self.cancel_all(at, now, draft);
@@ -361,6 +374,7 @@ impl SessionMachine {
             people: arrival.people,
             backfill: if wants_history { Backfill::Wanted } else { Backfill::None },
             late: false,
+            withdrawn: false,
             attempts: 0,
             not_before: now,
             given_to: None,
@@ -372,6 +386,10 @@ impl SessionMachine {
         draft.row(&row);
         if stopped {
             return;
+        }
+        if kind == InboxKind::Message {
+            // Perhaps what stood in the way is gone.
+            self.take_up_parked(1, now, draft);
         }
         if wants_history {
             draft.effects.push(Effect::Backfill { row: id, before: row.at });
@@ -423,6 +441,7 @@ impl SessionMachine {
             people: Vec::new(),
             backfill: Backfill::None,
             late: false,
+            withdrawn: false,
             attempts: 0,
             not_before: now,
             given_to: None,

@@ -9,13 +9,17 @@
 //! | --- | --- |
 //! | `machine` | the state, the dispatch of inputs, deadlines |
 //! | `delivery` | which message is given to the agent when, and what becomes of one in doubt |
+//! | `parked` | what was put aside after too many failures, and how it is taken up again |
+//! | `amend` | messages that are changed or deleted |
 //! | `turn` | the life of a turn: how it ends, what is said of that, `-stop` |
 //! | `speech` | what is posted: tool calls, final texts, notices |
 //! | `slot` | a turn's place among those that may run at once |
 //! | `presence` | what stands beside the thread while the agent is at work, and whom the agent may mention |
 
+mod amend;
 mod delivery;
 mod machine;
+mod parked;
 mod presence;
 mod slot;
 mod speech;
@@ -33,7 +37,7 @@ use crate::agent::{
 use crate::agent::{ReadError, RequestId, SubmitError, Submitted, TurnId};
 use crate::chat::{AgentText, ChatMessage, ChatTime, MessageId, PartBody, Person};
 use crate::prompt::Overflow;
-use crate::store::{ContextMessage, JournalId, PostId, PostKind, SessionCommit};
+use crate::store::{ContextMessage, JournalId, KnownMessage, PostId, PostKind, SessionCommit};
 
 pub use machine::{Birth, SessionMachine};
 
@@ -70,6 +74,24 @@ pub struct PostOutcome {
 pub enum SessionInput {
     /// A message for it.
     Message(Arrival),
+    /// A message that is in the inbox was changed by its author.
+    Edited {
+        /// What it is now.
+        arrival: Arrival,
+        /// What is known of it.
+        known: KnownMessage,
+    },
+    /// A message was deleted.
+    Deleted {
+        /// The journal row that says so.
+        journal: Option<JournalId>,
+        /// What it was.
+        message: ChatMessage,
+        /// What is known of it; absent when it is not in the inbox.
+        known: Option<KnownMessage>,
+    },
+    /// Somebody asks that what was put aside or waits for another try be tried now.
+    Retry,
     /// `-stop` in this thread.
     Stop {
         /// The message that said so.
@@ -220,6 +242,8 @@ pub struct Surroundings {
     pub initial_history: usize,
     /// The most that one look at the history may bring.
     pub history_limit: usize,
+    /// Whether the agent is told when a message that it has is changed.
+    pub deliver_edits: bool,
     /// Whether the platform can show that the agent is at work.
     pub shows_status: bool,
 }
@@ -230,10 +254,14 @@ impl fmt::Debug for Surroundings {
     }
 }
 
+/// The word that stops a run.
+pub const STOP: &str = "-stop";
 /// A submit that failed is tried again this often before the row is parked and the thread told.
 pub const MAX_ATTEMPTS: u32 = 5;
 /// At most this many inputs are with the runtime and not yet in its history.
 pub const MAX_IN_DOUBT: usize = 32;
+/// At most this many messages that were put aside are taken up again: the latest.
+pub const MAX_PARKED: usize = 32;
 /// At most this many messages of other bots wait to go along with the next message; older ones are left out.
 pub const MAX_CONTEXT: usize = 20;
 /// At most this many people of a thread can be mentioned by the agent: those who wrote or were mentioned last.

@@ -17,6 +17,8 @@ use crate::store::{
     Backfill, Fence, InboxKind, InboxRow, InboxState, PartRow, PartState, Revision, SessionId, SessionRows, TurnRow,
 };
 
+mod amend;
+mod parked;
 mod presence;
 mod slot;
 
@@ -71,6 +73,7 @@ fn around() -> Arc<Surroundings> {
         turn_idle: Duration::from_secs(900),
         initial_history: 8,
         history_limit: 50,
+        deliver_edits: true,
         shows_status: true,
     })
 }
@@ -164,12 +167,16 @@ impl Rig {
     fn rows(&self) -> SessionRows {
         let mut inbox: Vec<_> = self.inbox.values().filter(|row| row.state.is_open()).cloned().collect();
         inbox.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
+        let mut parked: Vec<_> = self.inbox.values().filter(|row| row.state == InboxState::Parked).cloned().collect();
+        parked.retain(|row| row.kind == InboxKind::Message);
+        parked.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
         let given = self.inbox.values().filter(|row| row.kind == InboxKind::Message && row.given_to.is_some());
         let turn = self.record.as_ref().and_then(|record| record.running_turn.as_ref());
         SessionRows {
             record: self.record.clone(),
             revision: self.revision,
             inbox,
+            parked,
             newest_given: given.map(|row| row.at).max().unwrap_or_default(),
             turn: turn.and_then(|id| self.turns.get(id).cloned()),
             turn_parts: Vec::new(),

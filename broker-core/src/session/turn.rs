@@ -52,7 +52,7 @@ impl SessionMachine {
     pub(super) fn count_input(&mut self, kind: InboxKind, draft: &mut Draft) {
         if let Some(turn) = &mut self.turn {
             turn.inputs += 1;
-            turn.from_person |= kind == InboxKind::Message;
+            turn.from_person |= kind.is_from_person();
             turn.continuation |= kind == InboxKind::Continuation;
             draft.turn(turn);
         }
@@ -115,7 +115,7 @@ impl SessionMachine {
             }
         }
         // A silent end. Whoever wrote in the meantime wakes the agent anyway, and a turn that took nothing owes nothing.
-        let somebody_waits = self.inbox.iter().any(|row| row.kind == InboxKind::Message);
+        let somebody_waits = self.inbox.iter().any(|row| row.kind.is_from_person());
         if somebody_waits || turn.inputs == 0 {
             return;
         }
@@ -193,6 +193,7 @@ impl SessionMachine {
             people: arrival.people,
             backfill: Backfill::None,
             late: false,
+            withdrawn: false,
             attempts: 0,
             not_before: now,
             given_to: None,
@@ -225,6 +226,11 @@ impl SessionMachine {
             any = true;
             starting |= row.state == InboxState::Given;
             self.close(index, InboxState::Cancelled, draft);
+        }
+        let (meant, kept): (Vec<_>, Vec<_>) = self.parked.drain(..).partition(|row| row.at < at);
+        self.parked = kept;
+        for row in meant {
+            draft.row(&InboxRow { state: InboxState::Cancelled, ..row });
         }
         if let Some(settling) = &mut self.settling {
             settling.ids.retain(|id| self.inbox.iter().any(|row| row.id == *id));

@@ -10,10 +10,11 @@ use crate::agent::{InputId, TurnId};
 use crate::chat::{ChatMessage, ChatTime, ConversationKey, MessageId, OpKey, Person, PersonId, RawEnvelope, ThreadKey};
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
+use crate::session::MAX_PARKED;
 use crate::store::{
-    Accepted, ActiveSession, CommitError, Fence, InboxKind, InboxRow, JournalFate, JournalId, JournalRow, OwnerId,
-    PartChange, PartRow, PartState, PostId, Revision, SessionCommit, SessionRecord, SessionRows, StateStore,
-    StoreCounts, StoreError, TurnRow,
+    Accepted, ActiveSession, CommitError, Fence, InboxKind, InboxRow, InboxState, JournalFate, JournalId, JournalRow,
+    KnownMessage, Old, OwnerId, PartChange, PartRow, PartState, PostId, Revision, SEARCHED_AGAIN, SessionCommit,
+    SessionRecord, SessionRows, StateStore, StoreCounts, StoreError, TurnRow,
 };
 
 /// What became of a journal row.
@@ -118,12 +119,17 @@ impl State {
         let of_session = || self.inbox.values().filter(|row| row.session == *key);
         let mut inbox: Vec<_> = of_session().filter(|row| row.state.is_open()).cloned().collect();
         inbox.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
+        let is_parked = |row: &&InboxRow| row.state == InboxState::Parked && row.kind == InboxKind::Message;
+        let mut parked: Vec<_> = of_session().filter(is_parked).cloned().collect();
+        parked.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
+        parked.drain(..parked.len().saturating_sub(MAX_PARKED));
         let given = of_session().filter(|row| row.kind == InboxKind::Message && row.given_to.is_some());
         let running = session.record.as_ref().and_then(|record| record.running_turn.clone());
         SessionRows {
             record: session.record.clone(),
             revision: session.revision,
             inbox,
+            parked,
             newest_given: given.map(|row| row.at).max().unwrap_or(ChatTime::ZERO),
             turn: running.as_ref().and_then(|turn| self.turns.get(&(key.clone(), turn.clone())).cloned()),
             turn_parts: match &running {
@@ -165,13 +171,30 @@ impl State {
     }
 
     fn put_inbox(&mut self, row: InboxRow) {
-        if let Some(message) = &row.message {
+        if let Some(message) = row.message.as_ref().filter(|_| row.kind != InboxKind::Edit) {
             let known = self.messages.entry(identity(message)).or_insert_with(|| row.id.clone());
             if *known != row.id {
                 return;
             }
         }
         self.inbox.insert(row.id.clone(), row);
+    }
+
+    fn prune_closed(&mut self, before: Timestamp) -> usize {
+        let count = |state: &Self| state.inbox.len() + state.parts.len() + state.turns.len() + state.people.len();
+        let all = count(self);
+        let caught_up = &self.caught_up;
+        self.inbox.retain(|_, row| {
+            let read = caught_up.get(&row.session).copied().unwrap_or_default().minus(SEARCHED_AGAIN);
+            let may_be_found = row.message.is_some() && row.kind != InboxKind::Edit && row.at >= read;
+            row.state.is_open() || row.created_at >= before || may_be_found
+        });
+        let inbox = &self.inbox;
+        self.messages.retain(|_, id| inbox.contains_key(id));
+        self.parts.retain(|_, part| part.state.is_open() || part.created_at >= before);
+        self.turns.retain(|_, turn| turn.ended.is_none_or(|(at, _)| at >= before));
+        self.people.retain(|_, (_, at)| *at >= before);
+        all - count(self)
     }
 
     fn apply(&mut self, change: SessionCommit) -> Result<Revision, CommitError> {
@@ -259,8 +282,15 @@ impl StateStore for MemoryStore {
         self.state().apply(change)
     }
 
-    async fn has_message(&self, conversation: &ConversationKey, message: &MessageId) -> Result<bool, StoreError> {
-        Ok(self.state().messages.contains_key(&(conversation.clone(), message.clone())))
+    async fn known_message(
+        &self,
+        conversation: &ConversationKey,
+        message: &MessageId,
+    ) -> Result<Option<KnownMessage>, StoreError> {
+        let state = self.state();
+        let id = state.messages.get(&(conversation.clone(), message.clone()));
+        let row = id.and_then(|id| state.inbox.get(id));
+        Ok(row.map(|row| KnownMessage { kind: row.kind, state: row.state }))
     }
 
     async fn session(&self, key: &ThreadKey) -> Result<Option<SessionRecord>, StoreError> {
@@ -347,8 +377,10 @@ impl StateStore for MemoryStore {
         Ok(())
     }
 
-    async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
+    async fn prune(&self, old: Old) -> Result<u64, StoreError> {
         let mut state = self.state();
+        let pruned = state.prune_closed(old.closed);
+        let before = old.journal;
         let old: Vec<_> = state
             .journal
             .iter()
@@ -359,7 +391,7 @@ impl StateStore for MemoryStore {
             state.journal.remove(id);
             state.keys.remove(key);
         }
-        Ok(u64::try_from(old.len()).unwrap_or(u64::MAX))
+        Ok(u64::try_from(pruned + old.len()).unwrap_or(u64::MAX))
     }
 
     async fn counts(&self) -> Result<StoreCounts, StoreError> {

@@ -36,6 +36,7 @@ pub async fn all<F: Future<Output = Store>>(make: impl Fn() -> F) {
     journal::a_settled_row_is_not_read_again(make().await).await;
     journal::unrouted_rows_come_back_once(make().await).await;
     journal::old_rows_are_deleted_and_unread_ones_kept(make().await).await;
+    sessions::old_rows_of_sessions_are_deleted_when_closed(make().await).await;
     journal::ids_are_never_used_twice(make().await).await;
     sessions::an_old_claim_is_void(make().await).await;
     sessions::a_step_on_other_rows_is_refused(make().await).await;
@@ -46,6 +47,7 @@ pub async fn all<F: Future<Output = Store>>(make: impl Fn() -> F) {
     sessions::every_name_comes_back(make().await).await;
     sessions::a_row_is_replaced_whole(make().await).await;
     sessions::what_is_open_is_loaded(make().await).await;
+    sessions::what_was_put_aside_is_loaded(make().await).await;
     sessions::turns_are_their_sessions_own(make().await).await;
     sessions::sessions_with_work_are_found(make().await).await;
     sessions::active_sessions_say_how_far_they_were_read(make().await).await;
@@ -209,6 +211,7 @@ fn row(key: &ThreadKey, id: &str, place: &str, state: InboxState) -> InboxRow {
         people: Vec::new(),
         backfill: Backfill::None,
         late: false,
+        withdrawn: false,
         attempts: 0,
         not_before: Timestamp::from_millis(0),
         given_to: (state != InboxState::Queued).then(|| AgentThreadId::new("th")),
@@ -225,6 +228,7 @@ fn full_row(key: &ThreadKey, id: &str, place: &str) -> InboxRow {
         people: vec![person("U1", Standing::Member), person("U2", Standing::External)],
         backfill: Backfill::Read { messages: vec![context], has_more: true },
         late: true,
+        withdrawn: true,
         attempts: 4,
         not_before: Timestamp::from_millis(99),
         turn: Some(TurnId::new("t1")),

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use super::{Store, accepted, begin, envelope, key};
 use crate::clock::Timestamp;
-use crate::store::{JournalFate, JournalId, JournalRow};
+use crate::store::{JournalFate, JournalId, JournalRow, Old};
 
 fn names(rows: &[JournalRow]) -> Vec<&str> {
     rows.iter().map(|row| row.envelope.key.as_str()).collect()
@@ -110,9 +110,9 @@ pub async fn old_rows_are_deleted_and_unread_ones_kept(store: Store) {
     let back = accepted(&store, "back", 10).await;
     store.settle(vec![back], JournalFate::Unrouted { thread: key("2") }).await.unwrap();
     store.take_unrouted(&key("2"), Timestamp::from_millis(0)).await.unwrap();
-    let before = Timestamp::from_millis(20);
-    assert_eq!(store.prune(before).await.unwrap(), 3);
-    assert_eq!(store.prune(before).await.unwrap(), 0);
+    let old = Old { journal: Timestamp::from_millis(20), closed: Timestamp::from_millis(0) };
+    assert_eq!(store.prune(old).await.unwrap(), 3);
+    assert_eq!(store.prune(old).await.unwrap(), 0);
     assert_eq!(names(&store.unread(None, 10).await.unwrap()), ["unread", "back"]);
     assert_eq!(store.take_unrouted(&key("1"), Timestamp::from_millis(0)).await.unwrap(), []);
     for (name, fresh) in [("unread", false), ("edge", false), ("new", false), ("done", true), ("odd", true)] {
@@ -124,6 +124,7 @@ pub async fn old_rows_are_deleted_and_unread_ones_kept(store: Store) {
 pub async fn ids_are_never_used_twice(store: Store) {
     let first = accepted(&store, "a", 1).await;
     store.settle(vec![first], JournalFate::Done).await.unwrap();
-    assert_eq!(store.prune(Timestamp::from_millis(2)).await.unwrap(), 1);
+    let old = Old { journal: Timestamp::from_millis(2), closed: Timestamp::from_millis(2) };
+    assert_eq!(store.prune(old).await.unwrap(), 1);
     assert!(accepted(&store, "a", 3).await > first);
 }

@@ -10,8 +10,9 @@ use crate::chat::{ChatTime, ConversationKey, MessageId, Person, PersonId, RawEnv
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
 use crate::store::{
-    Accepted, ActiveSession, CommitError, Fence, JournalFate, JournalId, JournalRow, OwnerId, PartChange, PartRow,
-    PostId, Revision, SessionCommit, SessionRecord, SessionRows, StateStore, StoreCounts, StoreError,
+    Accepted, ActiveSession, CommitError, Fence, JournalFate, JournalId, JournalRow, KnownMessage, Old, OwnerId,
+    PartChange, PartRow, PostId, Revision, SessionCommit, SessionRecord, SessionRows, StateStore, StoreCounts,
+    StoreError,
 };
 
 /// Opens a store before each call and drops it after the call.
@@ -62,8 +63,12 @@ impl StateStore for Reopened {
         (self.open)().commit(change).await
     }
 
-    async fn has_message(&self, conversation: &ConversationKey, message: &MessageId) -> Result<bool, StoreError> {
-        (self.open)().has_message(conversation, message).await
+    async fn known_message(
+        &self,
+        conversation: &ConversationKey,
+        message: &MessageId,
+    ) -> Result<Option<KnownMessage>, StoreError> {
+        (self.open)().known_message(conversation, message).await
     }
 
     async fn session(&self, key: &ThreadKey) -> Result<Option<SessionRecord>, StoreError> {
@@ -114,8 +119,8 @@ impl StateStore for Reopened {
         (self.open)().put_person(person, at).await
     }
 
-    async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
-        (self.open)().prune(before).await
+    async fn prune(&self, old: Old) -> Result<u64, StoreError> {
+        (self.open)().prune(old).await
     }
 
     async fn counts(&self) -> Result<StoreCounts, StoreError> {

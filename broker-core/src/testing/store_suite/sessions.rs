@@ -1,14 +1,18 @@
 //! Cases of sessions: claims, steps, the inbox, turns.
 
 use super::{
-    Store, accepted, begin, claim, conversation, full_record, full_row, full_turn, key, key_in, part, record, row, turn,
+    Store, accepted, begin, claim, conversation, full_record, full_row, full_turn, key, key_in, part, person, record,
+    row, turn,
 };
 use crate::agent::{AgentThreadId, InputId, TurnId};
-use crate::chat::{ChatTime, ConversationKey, ConversationKind, InstallationId, MessageId, ThreadKey};
+use crate::chat::{
+    ChatTime, ConversationKey, ConversationKind, InstallationId, MessageId, PersonId, Standing, ThreadKey,
+};
 use crate::clock::Timestamp;
+use crate::session::MAX_PARKED;
 use crate::store::{
-    ActiveSession, Backfill, CommitError, Fence, InboxKind, InboxRow, InboxState, PartState, PostKind, Revision,
-    SessionCommit, SessionRecord, SessionRows, TurnEnd, TurnRow,
+    ActiveSession, Backfill, CommitError, Fence, InboxKind, InboxRow, InboxState, KnownMessage, Old, PartState,
+    PostKind, Revision, SessionCommit, SessionRecord, SessionRows, TurnEnd, TurnRow,
 };
 
 /// Who claims last owns the session; a claim alone changes none of its rows.
@@ -67,13 +71,14 @@ pub async fn a_step_is_all_or_nothing(store: Store) {
         assert_eq!(store.open_parts(&key, 10).await.unwrap(), []);
         assert_eq!(store.unread(None, 10).await.unwrap().len(), 1);
         assert_eq!(store.sessions_with_work().await.unwrap(), []);
-        assert!(!store.has_message(&conversation("C1"), &MessageId::new("10")).await.unwrap());
+        assert_eq!(store.known_message(&conversation("C1"), &MessageId::new("10")).await.unwrap(), None);
     }
     store.commit(step.clone()).await.unwrap();
     assert_eq!(store.session(&key).await.unwrap(), step.record);
     assert_eq!(store.open_parts(&key, 10).await.unwrap(), step.parts);
     assert_eq!(store.unread(None, 10).await.unwrap(), []);
-    assert!(store.has_message(&conversation("C1"), &MessageId::new("10")).await.unwrap());
+    let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued };
+    assert_eq!(store.known_message(&conversation("C1"), &MessageId::new("10")).await.unwrap(), Some(known));
     let again = SessionCommit { expected: Revision(1), ..step };
     assert!(matches!(store.commit(again).await, Err(CommitError::Store(_))), "the part is there already");
     assert_eq!(claim(&store, &key).await.1.revision, Revision(1));
@@ -110,12 +115,16 @@ pub async fn a_message_is_one_inbox_row(store: Store) {
         // Rows without a message never get in each other's way.
         InboxRow { kind: InboxKind::WakeUp, message: None, ..row(&key, "i5", "12", InboxState::Queued) },
         InboxRow { kind: InboxKind::WakeUp, message: None, ..row(&key, "i6", "12", InboxState::Queued) },
+        // Nor does what a message became get in the way of the message.
+        InboxRow { kind: InboxKind::Edit, ..row(&key, "i9", "13", InboxState::Queued) },
+        row(&key, "i10", "13", InboxState::Queued),
+        InboxRow { kind: InboxKind::Edit, ..row(&key, "i11", "13", InboxState::Queued) },
     ];
     again.read = vec![id];
     store.commit(again).await.unwrap();
     let (_, rows) = claim(&store, &key).await;
     let ids: Vec<_> = rows.inbox.iter().map(|row| row.id.as_str()).collect();
-    assert_eq!(ids, ["i1", "i3", "i5", "i6"]);
+    assert_eq!(ids, ["i1", "i3", "i5", "i6", "i10", "i11", "i9"]);
     assert_eq!(rows.inbox[0], row(&key, "i1", "10", InboxState::Queued), "the first one stays as it is");
     assert_eq!(store.unread(None, 10).await.unwrap(), [], "the journal row is settled all the same");
     // The same id of a message in another conversation or installation is another message.
@@ -125,9 +134,9 @@ pub async fn a_message_is_one_inbox_row(store: Store) {
     begin(&store, &abroad, |commit| commit.inbox = vec![row(&abroad, "i8", "10", InboxState::Queued)]).await;
     for key in [elsewhere, abroad] {
         assert_eq!(claim(&store, &key).await.1.inbox.len(), 1);
-        assert!(store.has_message(&key.conversation_key(), &MessageId::new("10")).await.unwrap());
+        assert!(store.known_message(&key.conversation_key(), &MessageId::new("10")).await.unwrap().is_some());
     }
-    assert!(!store.has_message(&conversation("C3"), &MessageId::new("10")).await.unwrap());
+    assert_eq!(store.known_message(&conversation("C3"), &MessageId::new("10")).await.unwrap(), None);
 }
 
 /// What was committed comes back field by field.
@@ -235,6 +244,7 @@ pub async fn what_is_open_is_loaded(store: Store) {
         record: Some(running),
         revision: Revision(1),
         inbox: vec![inbox[1].clone(), inbox[0].clone(), inbox[5].clone()],
+        parked: inbox.iter().filter(|row| row.state == InboxState::Parked).cloned().collect(),
         newest_given: ChatTime::from_micros(300),
         turn: Some(turn(&key)),
         turn_parts: parts,
@@ -333,4 +343,57 @@ pub async fn active_sessions_say_how_far_they_were_read(store: Store) {
     store.commit(step).await.unwrap();
     assert_eq!(store.active_sessions(at(300), 9).await.unwrap(), [place("2", later)]);
     assert!(store.birth().await.unwrap() <= at(i64::MAX));
+}
+
+/// What was put aside is loaded with its session, the latest of it, and nothing but messages.
+pub async fn what_was_put_aside_is_loaded(store: Store) {
+    let key = key("1");
+    begin(&store, &key, |commit| {
+        let parked = |n: usize| row(&key, &format!("i{n}"), &(100 + n).to_string(), InboxState::Parked);
+        commit.inbox = (0..=MAX_PARKED).map(parked).collect();
+        let wake_up = row(&key, "wake", "90", InboxState::Parked);
+        commit.inbox.push(InboxRow { kind: InboxKind::WakeUp, message: None, ..wake_up });
+    })
+    .await;
+    let (_, rows) = claim(&store, &key).await;
+    assert_eq!(rows.inbox, []);
+    assert_eq!(rows.parked.len(), MAX_PARKED);
+    assert_eq!((rows.parked[0].id.as_str(), rows.parked[1].id.as_str()), ("i1", "i2"));
+    assert_eq!(store.sessions_with_work().await.unwrap(), [], "it waits for somebody to ask");
+}
+
+/// What is closed goes after a while, but a message only when its thread was read back beyond it: else a search could find
+/// it again, and take it for a new one.
+pub async fn old_rows_of_sessions_are_deleted_when_closed(store: Store) {
+    let (read, unread) = (key("1"), key_in("C2", "1"));
+    let far = "1000000000";
+    for key in [&read, &unread] {
+        let id = |name: &str| format!("{}-{name}", key.conversation);
+        begin(&store, key, |commit| {
+            let edit = InboxRow { kind: InboxKind::Edit, ..row(key, &id("edit"), "10", InboxState::Delivered) };
+            commit.inbox = vec![
+                row(key, &id("done"), "10", InboxState::Delivered),
+                row(key, &id("open"), "11", InboxState::Queued),
+                row(key, &id("fresh"), far, InboxState::Delivered),
+                edit,
+            ];
+            commit.turns = vec![full_turn(key), TurnRow { id: TurnId::new("t2"), ..turn(key) }];
+            commit.parts =
+                vec![part(key, &id("sent"), 1, PartState::Sent), part(key, &id("waits"), 2, PartState::Queued)];
+        })
+        .await;
+    }
+    store.caught_up(&read, ChatTime::from_micros(1_000_000_000)).await.unwrap();
+    store.put_person(person("U1", Standing::Member), Timestamp::from_millis(5)).await.unwrap();
+    let old = Old { journal: Timestamp::from_millis(0), closed: Timestamp::from_millis(10) };
+    // Of both: the edit, the turn, the part; of the one that was read its old message; the person.
+    assert_eq!(store.prune(old).await.unwrap(), 2 * 3 + 1 + 1);
+    assert_eq!(store.prune(old).await.unwrap(), 0);
+    for (key, place, kept) in [(&read, "10", false), (&read, "11", true), (&read, far, true), (&unread, "10", true)] {
+        let known = store.known_message(&key.conversation_key(), &MessageId::new(place)).await.unwrap();
+        assert_eq!(known.is_some(), kept, "{key} {place}");
+    }
+    assert_eq!(store.open_parts(&read, 9).await.unwrap().len(), 1);
+    assert!(store.session(&read).await.unwrap().is_some(), "a thread may go on after years");
+    assert_eq!(store.person(&PersonId::new("U1")).await.unwrap(), None);
 }

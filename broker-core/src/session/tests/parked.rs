@@ -1,0 +1,80 @@
+//! Messages that were put aside.
+
+use super::*;
+
+/// A session whose first message was refused five times.
+fn parked() -> Rig {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    for _ in 0..MAX_ATTEMPTS {
+        let result = Err(SubmitError::Refused { reason: "no".to_owned() });
+        rig.step(SessionInput::Submitted { row: InputId::new("s-i1"), result });
+        rig.pass(Duration::from_secs(60));
+    }
+    assert_eq!(rig.state("s-i1"), InboxState::Parked);
+    assert_eq!(rig.posted().len(), 1);
+    rig
+}
+
+fn looks_up(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::ReadFates { .. }))
+}
+
+#[test]
+fn a_new_message_takes_up_what_was_put_aside_before_it() {
+    let mut rig = parked();
+    let effects = rig.say(101, "and now?");
+    assert!(looks_up(&effects) && given(&effects).is_empty(), "the agent may have it after all");
+    let effects = rig.step(SessionInput::Fates(Ok(vec![(InputId::new("s-i1"), Fate::Absent)])));
+    let both = given(&effects);
+    assert_eq!((both.len(), both[0].as_str()), (2, "s-i1"));
+    // One try is all that it gets this way.
+    let result = Err(SubmitError::Refused { reason: "still no".to_owned() });
+    rig.step(SessionInput::Submitted { row: InputId::new("s-i1"), result });
+    assert_eq!(rig.state("s-i1"), InboxState::Parked);
+    rig.accept(&both[1], "t1");
+    rig.record(&both[1], "t1");
+    assert_eq!(rig.state(&both[1]), InboxState::Delivered, "the new one does not wait for it");
+}
+
+#[test]
+fn what_the_agent_has_after_all_is_not_given_again() {
+    let mut rig = parked();
+    rig.step(SessionInput::Retry);
+    let effects = rig.step(SessionInput::Fates(Ok(vec![(InputId::new("s-i1"), Fate::Recorded)])));
+    assert_eq!(given(&effects), [""; 0]);
+    assert_eq!(rig.state("s-i1"), InboxState::Delivered);
+}
+
+#[test]
+fn whoever_asks_for_it_gets_all_tries_anew() {
+    let mut rig = parked();
+    rig.crash();
+    assert!(rig.machine.is_quiet(), "nobody has asked");
+    rig.step(SessionInput::Retry);
+    rig.open(2);
+    let effects = rig.step(SessionInput::Fates(Ok(vec![(InputId::new("s-i1"), Fate::Absent)])));
+    assert_eq!(given(&effects), ["s-i1"]);
+    assert_eq!(rig.inbox[&InputId::new("s-i1")].attempts, 0);
+}
+
+#[test]
+fn a_retry_does_not_wait_for_the_next_try() {
+    let mut rig = Rig::begun();
+    for _ in 0..3 {
+        let reason = "no runtime".to_owned();
+        rig.step(SessionInput::Opened(Err(OpenError::Unavailable { reason })));
+        rig.pass(Duration::from_secs(60));
+    }
+    rig.step(SessionInput::Opened(Err(OpenError::Unavailable { reason: "no runtime".to_owned() })));
+    let effects = rig.step(SessionInput::Retry);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Open { .. })));
+}
+
+#[test]
+fn a_stop_is_meant_for_what_was_put_aside_too() {
+    let mut rig = parked();
+    rig.stop(102);
+    assert_eq!(rig.state("s-i1"), InboxState::Cancelled);
+    assert_eq!(given(&rig.say(103, "something else")).len(), 1);
+}
