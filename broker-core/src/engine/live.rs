@@ -235,6 +235,12 @@ impl Session {
         match letter {
             Letter::Wake => Ok(()),
             Letter::Input(input) => self.step(*input).await,
+            Letter::Retry(answer) => {
+                self.step(SessionInput::Retry).await?;
+                // Whoever asked may have gone away.
+                let _ = answer.send(self.machine.is_some());
+                Ok(())
+            }
             Letter::Message(incoming) if self.admissions.len() >= MAX_ADMISSIONS => {
                 // It stays in the journal, and the router finds it again.
                 self.shared.registry.let_go([incoming.journal]);

@@ -39,13 +39,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Policy;
 use crate::agent::AgentRuntime;
-use crate::chat::{ChatTransport, InstallationId};
+use crate::chat::{ChatTransport, InstallationId, ThreadKey};
 use crate::clock::Clock;
 use crate::health::PartHealth;
 use crate::history::HistoryProvider;
@@ -54,7 +54,7 @@ use crate::session::Surroundings;
 use crate::store::{OwnerId, StateStore, StoreError};
 
 use people::People;
-use registry::Registry;
+use registry::{Letter, Registry};
 use sender::Sender;
 use statuses::Statuses;
 use turns::Turns;
@@ -158,6 +158,20 @@ pub(crate) struct Shared {
     pub(crate) ending: CancellationToken,
 }
 
+/// Why a session could not be asked to try again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RetryError {
+    /// There is none.
+    #[error("there is no session in this thread: it begins with a mention or a direct message")]
+    NoSession,
+    /// Its queue is full, or the broker is ending.
+    #[error("the session cannot take the request now: try again in a moment")]
+    Busy,
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// A running broker. Dropping it stops its tasks without a drain; what was committed goes on with the next one.
 pub struct Broker {
     shared: Arc<Shared>,
@@ -244,6 +258,24 @@ impl Broker {
             self.shared.registry.changed().await;
         }
         Ok(())
+    }
+
+    /// Tries now what was put aside in a session after too many failures, and what waits for another try.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such session, or the broker cannot take the request.
+    pub async fn retry(&self, session: &ThreadKey) -> Result<(), RetryError> {
+        if !self.shared.registry.is_live(session) && self.shared.parts.store.session(session).await?.is_none() {
+            return Err(RetryError::NoSession);
+        }
+        let (answer, asked) = oneshot::channel();
+        registry::try_send(&self.shared, session, Letter::Retry(answer)).map_err(|_| RetryError::Busy)?;
+        match asked.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RetryError::NoSession),
+            Err(_) => Err(RetryError::Busy),
+        }
     }
 
     /// How many turns run, and how many wait.

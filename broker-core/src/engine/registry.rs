@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Shared, live};
 use crate::agent::AgentThreadId;
@@ -21,6 +21,8 @@ pub(super) enum Letter {
     Message(Box<live::Incoming>),
     /// An input for the machine.
     Input(Box<SessionInput>),
+    /// Somebody asks that what was put aside be tried again; answered once that is durable, with whether there is a session.
+    Retry(oneshot::Sender<bool>),
     /// Nothing but the wish that the session is live.
     Wake,
 }

@@ -16,6 +16,8 @@ use crate::store::StoreCounts;
 use crate::testing::memory_chat::Fault;
 use crate::testing::{Act, MemoryChat, MemoryStore, ScriptedAgent};
 
+mod changes;
+
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A broker on in-memory parts.
@@ -25,24 +27,26 @@ struct House {
     store: Arc<MemoryStore>,
     ids: Arc<CountingIds>,
     broker: Option<Broker>,
-    recovery_every: Duration,
-    session_idle: Duration,
-    root: tempfile::TempDir,
+    settings: Settings,
+    _root: tempfile::TempDir,
 }
 
 impl House {
     async fn new(script: impl Fn(&AgentInput) -> Vec<Act> + Send + Sync + 'static) -> Self {
         let now = SystemClock::new().now().as_millis();
         let start = ChatTime::from_micros(u64::try_from(now).unwrap() * 1000);
+        let root = tempfile::tempdir().unwrap();
         let mut house = Self {
             chat: MemoryChat::starting_at(start),
             agent: ScriptedAgent::new(script),
             store: Arc::new(MemoryStore::new()),
             ids: Arc::default(),
             broker: None,
-            recovery_every: Duration::from_secs(3600),
-            session_idle: Duration::from_secs(600),
-            root: tempfile::tempdir().unwrap(),
+            settings: Settings {
+                recovery_every: Duration::from_secs(3600),
+                ..Settings::new(root.path().join("sessions"), root.path().join("repos"))
+            },
+            _root: root,
         };
         house.start().await;
         house
@@ -60,12 +64,11 @@ impl House {
     }
 
     async fn start(&mut self) {
-        let settings = Settings {
-            recovery_every: self.recovery_every,
-            session_idle: self.session_idle,
-            ..Settings::new(self.root.path().join("sessions"), self.root.path().join("repos"))
-        };
-        self.broker = Some(Broker::start(self.parts(), settings).await.unwrap());
+        self.broker = Some(Broker::start(self.parts(), self.settings.clone()).await.unwrap());
+    }
+
+    fn broker(&self) -> &Broker {
+        self.broker.as_ref().unwrap()
     }
 
     /// Another broker takes over, with another life of the runtime.
@@ -233,7 +236,7 @@ async fn a_stop_opens_no_session_and_at_the_top_of_a_direct_message_stops_all_of
     house.until("the turn runs", |house| house.agent.given().len() == 1).await;
     let stop = house.chat.say("D1", None, "U1", "-stop");
     assert_eq!(house.posts(&stop, 1).await, [prompt::STOPPED]);
-    house.until("the turn ends", |house| house.broker.as_ref().unwrap().shared.registry.busy() == 0).await;
+    house.until("the turn ends", |house| house.broker().shared.registry.busy() == 0).await;
 }
 
 #[tokio::test]
@@ -243,7 +246,7 @@ async fn a_turn_posts_by_tool_and_its_final_is_not_repeated() {
     assert_eq!(house.posts(&thread, 2).await, ["on it", "done"]);
     house.until("the calls are answered", |house| house.agent.answers().len() == 2).await;
     assert_eq!(house.agent.answers()[0], AgentAnswer::Tool { success: true, text: "posted (1 message)".to_owned() });
-    house.until("the turn ends", |house| house.broker.as_ref().unwrap().shared.registry.busy() == 0).await;
+    house.until("the turn ends", |house| house.broker().shared.registry.busy() == 0).await;
     assert_eq!(house.chat.posts(&thread).len(), 2);
 }
 
@@ -403,7 +406,7 @@ async fn an_idle_broker_has_answered_everything() {
     let house = House::new(|_| finish("hello")).await;
     let threads: Vec<_> = (0..20).map(|n| house.chat.say(&format!("C{n}"), None, "U1", "@broker hi")).collect();
     house.until("the link has brought them", |house| house.counts().sessions == 20).await;
-    let idle = house.broker.as_ref().unwrap().idle();
+    let idle = house.broker().idle();
     tokio::time::timeout(LIMIT, idle).await.expect("in time").unwrap();
     for thread in &threads {
         assert_eq!(house.chat.posts(thread), ["hello"]);
@@ -458,10 +461,10 @@ async fn what_was_written_while_the_broker_was_away_is_found_and_given_once() {
         assert_eq!(house.posts(&mention, 1).await, ["three"]);
         assert_eq!(house.posts(&direct, 1).await, ["four"]);
         assert_eq!(house.posts(&talk, 1).await, ["five"]);
-        let health = house.broker.as_ref().unwrap().recovery_health();
+        let health = house.broker().recovery_health();
         let found = if restart == 0 { 4 } else { 0 };
         house.until("a pass is over", |_| health.borrow().detail.get("found") == Some(&found.into())).await;
-        house.broker.as_ref().unwrap().idle().await.unwrap();
+        house.broker().idle().await.unwrap();
         house.broker.take().unwrap().drain(Duration::from_secs(2)).await;
     }
     assert_eq!(house.counts().sessions, 4);
@@ -473,7 +476,7 @@ async fn what_was_written_while_the_broker_was_away_is_found_and_given_once() {
 #[tokio::test]
 async fn a_message_that_a_link_lost_is_found_by_the_next_pass_and_marked_late() {
     let mut house = House::new(echo).await;
-    house.recovery_every = Duration::from_millis(50);
+    house.settings.recovery_every = Duration::from_millis(50);
     house.restart().await;
     let thread = house.chat.say("C1", None, "U1", "@broker one");
     house.posts(&thread, 1).await;
@@ -490,7 +493,7 @@ async fn what_was_written_before_the_session_is_not_given_by_a_search() {
     house.chat.seed("C1", Some(&talk.root), "U2", "five");
     house.chat.say("C1", Some(&talk.root), "U1", "@broker one");
     house.posts(&talk, 1).await;
-    house.recovery_every = Duration::from_millis(20);
+    house.settings.recovery_every = Duration::from_millis(20);
     house.restart().await;
     house.first_pass().await;
     assert_eq!(house.agent.given().len(), 1);
@@ -506,7 +509,7 @@ async fn a_stop_that_is_found_late_stops_nothing() {
     house.until("the turn runs", House::has_delivered).await;
     house.chat.seed("C1", Some(&thread.root), "U1", "-stop");
     house.restart().await;
-    let health = house.broker.as_ref().unwrap().recovery_health();
+    let health = house.broker().recovery_health();
     house.until("a pass is over", |_| health.borrow().detail.get("found") == Some(&1.into())).await;
     let goes_on = |house: &House| house.counts().journal_unread == 0 && house.agent.given().len() == 2;
     house.until("it is settled, and the turn goes on", goes_on).await;
@@ -517,7 +520,7 @@ async fn a_stop_that_is_found_late_stops_nothing() {
 #[tokio::test]
 async fn a_session_that_is_put_away_closes_its_thread_and_goes_on_with_it_later() {
     let mut house = House::new(echo).await;
-    house.session_idle = Duration::from_millis(20);
+    house.settings.session_idle = Duration::from_millis(20);
     house.restart().await;
     let thread = house.chat.say("C1", None, "U1", "@broker one");
     house.posts(&thread, 1).await;

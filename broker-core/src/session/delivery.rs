@@ -330,7 +330,11 @@ impl SessionMachine {
             "the agent runtime accepted it and did not take it"
         };
         // The first time is most likely a steer that came a moment too late: that is given at once.
-        let wait = if row.attempts > 1 && barrier != Barrier::Asked { back_off(row.attempts, OPEN_BACK_OFF) } else { Duration::ZERO };
+        let wait = if row.attempts > 1 && barrier != Barrier::Asked {
+            back_off(row.attempts, OPEN_BACK_OFF)
+        } else {
+            Duration::ZERO
+        };
         self.queue_or_park(index, reason, (now, wait), draft);
         None
     }

@@ -26,6 +26,13 @@ pub const INSTALLATION: &str = "T0";
 /// The longest part, in characters.
 pub const PART_CHARS: usize = 3500;
 
+/// How people mention the broker in a text.
+const NAME: &str = "@broker";
+/// The kinds of envelopes.
+const MESSAGE: &str = "message";
+const EDIT: &str = "edit";
+const DELETION: &str = "deletion";
+
 /// How the next operation goes wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
@@ -38,6 +45,8 @@ pub enum Fault {
 #[derive(Debug, Default)]
 struct State {
     messages: Vec<(ChatMessage, Option<OpKey>)>,
+    /// Every message that people wrote, as it was at first: what its event says, whenever that comes.
+    written: Vec<ChatMessage>,
     ephemerals: Vec<(ThreadKey, PersonId, String)>,
     people: HashMap<PersonId, Person>,
     undelivered: VecDeque<RawEnvelope>,
@@ -49,6 +58,23 @@ struct State {
     status_faults: VecDeque<Fault>,
     clock: u64,
     events: u64,
+}
+
+impl State {
+    fn tell_of(&mut self, message: &ChatMessage, kind: &str, retry_attempt: u32) {
+        self.events += 1;
+        self.undelivered.push_back(RawEnvelope {
+            key: format!("event:{}", self.events),
+            kind: kind.to_owned(),
+            retry_attempt,
+            received_at: message.at.timestamp(),
+            raw: serde_json::to_vec(message).unwrap_or_default(),
+        });
+    }
+}
+
+fn control_text(text: &str) -> String {
+    text.replace(NAME, "").trim().to_owned()
 }
 
 /// A chat platform in memory. Clones share one platform.
@@ -173,36 +199,20 @@ impl MemoryChat {
         let message = message(&mut state, Self::conversation(conversation), root.cloned(), author, text);
         let thread = message.thread();
         if event {
-            state.events += 1;
-            let raw = serde_json::to_vec(&message).unwrap_or_default();
-            let envelope = RawEnvelope {
-                key: format!("event:{}", state.events),
-                kind: "message".to_owned(),
-                retry_attempt: 0,
-                received_at: message.at.timestamp(),
-                raw,
-            };
-            state.undelivered.push_back(envelope);
+            state.tell_of(&message, MESSAGE, 0);
         }
+        state.written.push(message.clone());
         state.messages.push((message, None));
         drop(state);
         self.tell();
         thread
     }
 
-    /// Delivers the event of a message (again).
+    /// Delivers the event of a message (again): it says what was written at first.
     pub fn redeliver(&self, id: &MessageId) {
         let mut state = self.state();
-        let Some((message, _)) = state.messages.iter().find(|(message, _)| message.id == *id).cloned() else { return };
-        state.events += 1;
-        let envelope = RawEnvelope {
-            key: format!("event:{}", state.events),
-            kind: "message".to_owned(),
-            retry_attempt: 1,
-            received_at: message.at.timestamp(),
-            raw: serde_json::to_vec(&message).unwrap_or_default(),
-        };
-        state.undelivered.push_back(envelope);
+        let Some(message) = state.written.iter().find(|message| message.id == *id).cloned() else { return };
+        state.tell_of(&message, MESSAGE, 1);
         drop(state);
         self.tell();
     }
@@ -212,12 +222,40 @@ impl MemoryChat {
         let mut state = self.state();
         let envelope = RawEnvelope {
             key: key.to_owned(),
-            kind: "message".to_owned(),
+            kind: MESSAGE.to_owned(),
             retry_attempt: 0,
             received_at: ChatTime::from_micros(state.clock).timestamp(),
             raw: raw.to_vec(),
         };
         state.undelivered.push_back(envelope);
+        drop(state);
+        self.tell();
+    }
+
+    /// Writes a reply that the broker is not told of, as [`MemoryChat::seed`] does. Returns its id.
+    pub fn seed_reply(&self, thread: &ThreadKey, person: &str, text: &str) -> MessageId {
+        self.seed(thread.conversation.as_str(), Some(&thread.root), person, text);
+        MessageId::new(self.state().clock.to_string())
+    }
+
+    /// Somebody changes a message of theirs.
+    pub fn edit(&self, id: &MessageId, text: &str) {
+        let mut state = self.state();
+        let Some((message, _)) = state.messages.iter_mut().find(|(message, _)| message.id == *id) else { return };
+        (message.text, message.control_text) = (text.to_owned(), control_text(text));
+        message.mentions_self = text.contains(NAME);
+        let message = message.clone();
+        state.tell_of(&message, EDIT, 0);
+        drop(state);
+        self.tell();
+    }
+
+    /// Somebody deletes a message of theirs.
+    pub fn delete(&self, id: &MessageId) {
+        let mut state = self.state();
+        let Some(place) = state.messages.iter().position(|(message, _)| message.id == *id) else { return };
+        let (message, _) = state.messages.remove(place);
+        state.tell_of(&message, DELETION, 0);
         drop(state);
         self.tell();
     }
@@ -276,8 +314,8 @@ fn message(
         author,
         text: text.to_owned(),
         mentions: Vec::new(),
-        mentions_self: text.contains("@broker"),
-        control_text: text.replace("@broker", "").trim().to_owned(),
+        mentions_self: text.contains(NAME),
+        control_text: control_text(text),
         files: Vec::new(),
         externally_shared: false,
     }
@@ -299,6 +337,8 @@ impl ChatTransport for MemoryChat {
     fn parse(&self, raw: &RawEnvelope) -> Parsed {
         match serde_json::from_slice::<ChatMessage>(&raw.raw) {
             Ok(message) if message.author == Author::Own => Parsed::Ignored { reason: "own message" },
+            Ok(message) if raw.kind == EDIT => Parsed::Edited(Box::new(message)),
+            Ok(message) if raw.kind == DELETION => Parsed::Deleted(Box::new(message)),
             Ok(message) => Parsed::Message(Box::new(message)),
             Err(error) => Parsed::Unreadable { reason: error.to_string() },
         }
