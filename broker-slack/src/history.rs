@@ -27,6 +27,7 @@ impl Slack {
         Frame {
             identity: &self.identity,
             conversation: Some(conversation.as_str()),
+            channel_type: None,
             app: None,
             shared: None,
             mentioned: false,

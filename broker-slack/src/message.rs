@@ -21,12 +21,44 @@ pub(crate) struct Frame<'a> {
     pub(crate) identity: &'a Identity,
     /// The conversation, where the message itself does not name it (history pages do not).
     pub(crate) conversation: Option<&'a str>,
+    /// The kind of the conversation, where the message itself does not name it.
+    pub(crate) channel_type: Option<&'a str>,
     /// The app that the event was sent to: ours, by definition.
     pub(crate) app: Option<&'a str>,
     /// Whether the conversation is shared with another organisation, where that is known.
     pub(crate) shared: Option<bool>,
     /// Whether Slack says that the message mentions the broker (`app_mention`).
     pub(crate) mentioned: bool,
+}
+
+/// What an event says of a message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Change<'a> {
+    /// It was written.
+    New(&'a Value),
+    /// It was changed: what it is now, and what it was, where Slack says so.
+    Edited(&'a Value, Option<&'a Value>),
+    /// It was deleted: what it was.
+    Deleted(&'a Value),
+}
+
+/// What an event of type `message` says (<https://docs.slack.dev/reference/events/message/message_changed>,
+/// <https://docs.slack.dev/reference/events/message/message_deleted>). A message with replies is not deleted but changed
+/// into a `tombstone`.
+pub(crate) fn change(event: &Value) -> Result<Change<'_>, &'static str> {
+    let part = |name| event.get(name).filter(|part: &&Value| part.is_object());
+    let previous = part("previous_message");
+    match lenient::text(event, "subtype") {
+        Some("message_changed") => {
+            let now = part("message").ok_or("an edit without its message")?;
+            if lenient::text(now, "subtype") == Some("tombstone") {
+                return previous.map(Change::Deleted).ok_or("a deletion of an unknown message");
+            }
+            Ok(Change::Edited(now, previous))
+        }
+        Some("message_deleted") => previous.map(Change::Deleted).ok_or("a deletion of an unknown message"),
+        _ => Ok(Change::New(event)),
+    }
 }
 
 /// Whether a message with this `subtype` is something that somebody wrote, and if not, what it is.
@@ -36,8 +68,8 @@ pub(crate) struct Frame<'a> {
 pub(crate) fn notice(message: &Value) -> Option<&'static str> {
     match lenient::text(message, "subtype")? {
         "file_share" | "me_message" | "bot_message" | "thread_broadcast" => None,
-        "message_changed" => Some("an edit"),
-        "message_deleted" | "tombstone" => Some("a deletion"),
+        // The placeholder of a message that was deleted and has replies.
+        "tombstone" => Some("a deletion"),
         _ => Some("a notice about the conversation"),
     }
 }
@@ -63,7 +95,7 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
             installation: frame.identity.installation.clone(),
             conversation: ConversationId::new(conversation),
         },
-        conversation_kind: kind(message, conversation),
+        conversation_kind: kind(lenient::text(message, "channel_type").or(frame.channel_type), conversation),
         id: MessageId::new(id),
         at,
         thread_root,
@@ -78,8 +110,8 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
 }
 
 /// What kind of conversation it is: by `channel_type`, else by the first letter of its id.
-fn kind(message: &Value, conversation: &str) -> ConversationKind {
-    match lenient::text(message, "channel_type") {
+fn kind(channel_type: Option<&str>, conversation: &str) -> ConversationKind {
+    match channel_type {
         Some("im") => return ConversationKind::Direct,
         Some("mpim") => return ConversationKind::GroupDirect,
         Some("channel") => return ConversationKind::Channel,

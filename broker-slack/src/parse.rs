@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use broker_core::chat::{Author, Parsed};
+use broker_core::chat::{Author, ChatMessage, Parsed};
 use serde_json::Value;
 
 use crate::identity::Identity;
 use crate::lenient;
-use crate::message::{self, Frame};
+use crate::message::{self, Change, Frame};
 
 /// The event types that carry messages. The manifest subscribes to them, and a test holds the two together.
 pub(crate) const EVENT_TYPES: [&str; 2] = ["app_mention", "message"];
@@ -37,20 +37,45 @@ fn event(identity: &Identity, payload: &Value) -> Parsed {
     if !EVENT_TYPES.contains(&kind) {
         return Parsed::Ignored { reason: "another kind of event" };
     }
-    if let Some(reason) = message::notice(event) {
+    let change = match message::change(event) {
+        Ok(change) => change,
+        Err(reason) => return Parsed::Ignored { reason },
+    };
+    let (Change::New(message) | Change::Edited(message, _) | Change::Deleted(message)) = change;
+    if let Some(reason) = message::notice(message) {
         return Parsed::Ignored { reason };
     }
     let frame = Frame {
         identity,
-        conversation: None,
+        // The message within a change does not name its channel.
+        conversation: lenient::id(event, "channel"),
+        channel_type: lenient::text(event, "channel_type"),
         app: lenient::text(payload, "api_app_id"),
         shared: payload.get("is_ext_shared_channel").and_then(Value::as_bool),
         mentioned: kind == "app_mention",
     };
-    match message::read(event, frame) {
-        Ok(message) if message.author == Author::Own => Parsed::Ignored { reason: "own message" },
-        Ok(message) => Parsed::Message(Box::new(message)),
-        Err(reason) => Parsed::Unreadable { reason: reason.to_owned() },
+    let message = match message::read(message, frame) {
+        Ok(message) if message.author == Author::Own => return Parsed::Ignored { reason: "own message" },
+        Ok(message) => Box::new(message),
+        // Whatever was changed can still be read from the history.
+        Err(_) if !matches!(change, Change::New(_)) => {
+            return Parsed::Ignored { reason: "a change of something that is no message" };
+        }
+        Err(reason) => return Parsed::Unreadable { reason: reason.to_owned() },
+    };
+    match change {
+        Change::New(_) => Parsed::Message(message),
+        Change::Deleted(_) => Parsed::Deleted(message),
+        Change::Edited(_, previous) => {
+            let before = previous.and_then(|previous| message::read(previous, frame).ok());
+            // Slack changes messages by itself too: it unfurls links, counts replies, pins.
+            let files = |message: &ChatMessage| message.files.iter().map(|file| file.id.clone()).collect::<Vec<_>>();
+            let same = |before: ChatMessage| before.text == message.text && files(&before) == files(&message);
+            match before.is_some_and(same) {
+                true => Parsed::Ignored { reason: "a change of neither text nor files" },
+                false => Parsed::Edited(message),
+            }
+        }
     }
 }
 

@@ -349,14 +349,79 @@ fn shared_channels_are_marked() {
     assert!(found.externally_shared);
 }
 
+/// An edit as Slack's documentation shows it: the message as it is now, and as it was.
+fn changed(now: &str, previous: &str) -> String {
+    envelope(&format!(
+        r#"{{"type":"message","subtype":"message_changed","hidden":true,"channel":"D1","channel_type":"im",
+            "ts":"1700000100.000200","event_ts":"1700000100.000200","message":{now},"previous_message":{previous}}}"#
+    ))
+}
+
+/// A message within an event that tells of a change.
+fn inner(fields: &str) -> String {
+    format!(
+        r#"{{"type":"message","user":"U1","ts":"1700000000.000100","thread_ts":"1699999999.000100","team":"T1"{fields}}}"#
+    )
+}
+
+#[test]
+fn an_edit_is_what_the_message_is_now() {
+    let before = inner(r#","text":"draft""#);
+    let edited = r#","edited":{"user":"U1","ts":"1700000100.000000"}"#;
+    let Parsed::Edited(found) = parsed(&changed(&inner(&format!(r#","text":"<@UBOT> final"{edited}"#)), &before))
+    else {
+        panic!("it is an edit")
+    };
+    assert_eq!((found.text.as_str(), found.id.as_str()), ("<@UBOT> final", "1700000000.000100"), "under its own ts");
+    assert_eq!(found.conversation.conversation.as_str(), "D1", "the channel stands around it");
+    assert_eq!(found.conversation_kind, ConversationKind::Direct);
+    assert_eq!(found.thread_root.as_ref().map(|root| root.as_str()), Some("1699999999.000100"));
+    assert!(found.mentions_self);
+    let file = r#","text":"draft","files":[{"id":"F1"}]"#;
+    assert!(matches!(parsed(&changed(&inner(file), &before)), Parsed::Edited(_)), "another file");
+    assert!(matches!(parsed(&changed(&inner(r#","text":"final""#), "null")), Parsed::Edited(_)), "nobody knows");
+    for (now, previous, reason) in [
+        // Slack unfurls a link: attachments come, the text stays.
+        (
+            inner(r#","text":"draft","attachments":[{"title":"x"}]"#),
+            before.as_str(),
+            "a change of neither text nor files",
+        ),
+        (inner(r#","text":"new","bot_id":"BBOT""#), before.as_str(), "own message"),
+        (inner(r#","text":"new","subtype":"channel_topic""#), before.as_str(), "a notice about the conversation"),
+    ] {
+        assert_eq!(parsed(&changed(&now, previous)), Parsed::Ignored { reason }, "{now}");
+    }
+}
+
+#[test]
+fn a_deletion_is_what_the_message_was() {
+    let previous = inner(r#","text":"mistake""#);
+    let plain = envelope(&format!(
+        r#"{{"type":"message","subtype":"message_deleted","hidden":true,"channel":"C1","channel_type":"channel",
+            "ts":"1700000100.000200","deleted_ts":"1700000000.000100","previous_message":{previous}}}"#
+    ));
+    // With replies below it a message becomes a tombstone.
+    let tombstone = changed(r#"{"type":"message","subtype":"tombstone","ts":"1700000000.000100"}"#, &previous);
+    for raw in [plain, tombstone] {
+        let Parsed::Deleted(found) = parsed(&raw) else { panic!("{raw}") };
+        assert_eq!((found.text.as_str(), found.id.as_str()), ("mistake", "1700000000.000100"));
+    }
+}
+
 #[test]
 fn what_is_ignored() {
     let event = |fields: &str| {
         envelope(&format!(r#"{{"channel":"C1","user":"U1","ts":"1700000000.000100","text":"a",{fields}}}"#))
     };
     for (raw, reason) in [
-        (event(r#""type":"message","subtype":"message_changed","message":{}"#), "an edit"),
-        (event(r#""type":"message","subtype":"message_deleted""#), "a deletion"),
+        (event(r#""type":"message","subtype":"message_changed""#), "an edit without its message"),
+        (
+            event(r#""type":"message","subtype":"message_changed","message":{}"#),
+            "a change of something that is no message",
+        ),
+        (event(r#""type":"message","subtype":"message_deleted""#), "a deletion of an unknown message"),
+        (event(r#""type":"message","subtype":"tombstone""#), "a deletion"),
         (event(r#""type":"message","subtype":"channel_join""#), "a notice about the conversation"),
         (event(r#""type":"message","subtype":"invented_next_year""#), "a notice about the conversation"),
         (event(r#""type":"reaction_added""#), "another kind of event"),
