@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) recovery_window: Duration,
     /// How far back missed first mentions are looked for.
     pub(crate) missed_lookback: Duration,
+    /// Whether the agent is told of changes.
+    pub(crate) deliver_edits: bool,
     /// Where things lie.
     pub(crate) folders: Folders,
     /// The agent.
@@ -82,6 +84,10 @@ pub(crate) struct CodexPart {
     pub(crate) auth_json: Option<PathBuf>,
     /// How long a turn may be silent.
     pub(crate) turn_idle: Duration,
+    /// How many turns run at once.
+    pub(crate) max_active_turns: usize,
+    /// After how long its process is ended when nothing is asked of it.
+    pub(crate) idle_end: Duration,
 }
 
 /// Absolute paths, without `.` and `..`.
@@ -146,7 +152,9 @@ struct Clash {
     outer: &'static str,
 }
 
-/// Milliseconds that a turn may be silent: from a second to a day.
+/// What is switched.
+const ON_OFF: &[(&str, bool)] = &[("on", true), ("off", false)];
+/// Milliseconds that a turn may be silent, or Codex without work: from a second to a day.
 const TURN_IDLE: RangeInclusive<u64> = 1_000..=24 * 60 * 60 * 1_000;
 /// How far back missed messages may be looked for: from a minute to a quarter of a year.
 const MISSED: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(90 * 24 * 60 * 60);
@@ -189,6 +197,7 @@ impl Config {
             history_limit: reader.number(&v::SLACK_HISTORY_API_MAX_LIMIT, 1..=1000, ""),
             recovery_window: reader.span(&v::SLACK_RECOVERY_WINDOW, MISSED),
             missed_lookback: reader.span(&v::SLACK_MISSED_MENTION_LOOKBACK, MISSED),
+            deliver_edits: reader.one_of(&v::SLACK_DELIVER_EDITS, ON_OFF).unwrap_or(false),
             folders: folders(reader, env_file),
             codex: codex(reader, environment),
             port: reader.number(&v::PORT, 0..=u16::MAX, ""),
@@ -357,7 +366,7 @@ fn codex(reader: &mut Reader<'_>, environment: &Variables) -> CodexPart {
             _ => reader.path(&v::CODEX_BIN).unwrap_or_default(),
         },
         sandbox: sandbox.unwrap_or(SandboxMode::ReadOnly),
-        network: reader.one_of(&v::CODEX_NETWORK, &[("on", true), ("off", false)]).unwrap_or(false),
+        network: reader.one_of(&v::CODEX_NETWORK, ON_OFF).unwrap_or(false),
         approval: approval.unwrap_or(ApprovalPolicy::Never),
         pass_env: reader.list(&v::CODEX_PASS_ENV, pattern),
         agent_pass_env: reader.list(&v::AGENT_PASS_ENV, pattern),
@@ -369,6 +378,8 @@ fn codex(reader: &mut Reader<'_>, environment: &Variables) -> CodexPart {
         api_key: reader.secret(&v::OPENAI_API_KEY),
         auth_json: reader.path(&v::CODEX_AUTH_JSON_PATH),
         turn_idle: reader.millis(&v::CODEX_TURN_IDLE_MS, TURN_IDLE),
+        max_active_turns: reader.number(&v::CODEX_MAX_ACTIVE_TURNS, 1..=1000, ""),
+        idle_end: reader.millis(&v::CODEX_IDLE_MS, TURN_IDLE),
     }
 }
 

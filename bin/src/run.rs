@@ -134,6 +134,8 @@ impl House {
             recovery_window: config.recovery_window,
             missed_lookback: config.missed_lookback,
             turn_idle: config.codex.turn_idle,
+            max_active_turns: config.codex.max_active_turns,
+            deliver_edits: config.deliver_edits,
             ..Settings::new(config.folders.sessions_root.clone(), config.folders.repos_root.clone())
         };
         let parts = Parts {
@@ -288,6 +290,7 @@ pub(crate) fn codex_config(config: &Config, sessions_root: PathBuf) -> CodexConf
         env: codex.env.clone(),
         api_key: codex.api_key.clone(),
         auth_json: codex.auth_json.clone(),
+        idle_end: codex.idle_end,
         denied,
         operator_home: std::env::home_dir(),
     }

@@ -67,6 +67,9 @@ variables! {
         "Sessions in which something happened within this time are looked after for messages that were missed.";
     SLACK_MISSED_MENTION_LOOKBACK = Value("24h"), plain,
         "How far back first mentions that were missed are looked for; never before the first start of the broker.";
+    SLACK_DELIVER_EDITS = Value("on"), plain,
+        "Whether the agent is told when somebody changes a message that it has been given: on or off. What it has not \
+         been given yet is given as it is now in any case.";
     SLACK_INITIAL_THREAD_HISTORY_COUNT = Value("8"), plain,
         "How many earlier messages of a thread go along with the first mention in it; 0 for none.";
     SLACK_HISTORY_API_MAX_LIMIT = Value("50"), plain,
@@ -109,6 +112,10 @@ variables! {
         "API key with which Codex is logged in; not needed with an auth.json.";
     CODEX_TURN_IDLE_MS = Value("900000"), plain,
         "A turn without a sign of life for so many milliseconds is interrupted, and the thread is told.";
+    CODEX_MAX_ACTIVE_TURNS = Value("32"), plain,
+        "So many threads are worked on at once; the others wait for one of them to finish, and say so.";
+    CODEX_IDLE_MS = Value("1800000"), plain,
+        "Codex is ended when nothing was asked of it for so many milliseconds; the next message starts it again.";
     PORT = Value("3000"), plain,
         "The port of /healthz and /readyz; 0 takes a free one.";
     WORKER_BIND_HOST = Value("127.0.0.1"), plain,

@@ -22,6 +22,8 @@ pub(crate) enum Stage {
         reason: String,
         again: Timestamp,
     },
+    /// Nothing was asked of it for so long that it was ended. The next request starts it.
+    Resting,
     /// The runtime was shut down.
     Ended,
 }
@@ -55,11 +57,14 @@ impl Facts {
             (Stage::Starting, _) => PartHealth::ill("Codex is starting"),
             (Stage::Ended, _) => PartHealth::ill("Codex was ended with the broker"),
             (Stage::Waiting { reason, .. }, _) => PartHealth::ill(self.loop_remark(reason)),
-            (Stage::Up, Account::Missing) => PartHealth::ill(
+            (Stage::Up | Stage::Resting, Account::Missing) => PartHealth::ill(
                 "Codex is not signed in; set OPENAI_API_KEY, or CODEX_AUTH_JSON_PATH, or run `codex login` with \
                  CODEX_HOME set to the broker's",
             ),
             (Stage::Up, _) => PartHealth::well(),
+            (Stage::Resting, _) => {
+                PartHealth::well().remark("Codex rests, since nothing was asked of it; the next message starts it")
+            }
         };
         if health.ok {
             let unknown = match &self.account {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -41,6 +42,9 @@ pub struct CodexConfig {
     pub api_key: Option<SecretString>,
     /// An `auth.json` to copy into `codex_home` when that has none, or an older one of the same account.
     pub auth_json: Option<PathBuf>,
+    /// The process is ended when nothing was asked of it for so long and no thread is open in it; the next request starts it
+    /// again.
+    pub idle_end: Duration,
     /// Further files and folders that no command of an agent may read: the broker's `.env`, its logs.
     pub denied: Vec<PathBuf>,
     /// The home folder of the person who runs the broker; the usual places of keys below it are denied.

@@ -1,5 +1,6 @@
 //! One life of the app-server: its epoch, the conversation with it, and what is known of its turns.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,10 @@ struct State {
     questions: Questions,
     last_answer: Option<Timestamp>,
     complaints: u64,
+    /// Threads that were opened and not released.
+    open: HashSet<AgentThreadId>,
+    /// When something was last asked of it, the looks whether it lives apart; absent until then.
+    used: Option<Instant>,
 }
 
 impl Connection {
@@ -73,6 +78,22 @@ impl Connection {
         self.state().last_answer
     }
 
+    /// Something is asked of it.
+    pub(crate) fn used(&self) {
+        self.state().used = Some(Instant::now());
+    }
+
+    /// A thread is open in it.
+    pub(crate) fn opened_thread(&self, thread: &AgentThreadId) {
+        self.state().open.insert(thread.clone());
+    }
+
+    /// For how long nothing was asked of it since `start`; zero while a thread is open in it.
+    pub(crate) fn idle_for(&self, start: Instant) -> Duration {
+        let state = self.state();
+        if state.open.is_empty() { state.used.unwrap_or(start).elapsed() } else { Duration::ZERO }
+    }
+
     /// Waits until the app-server says that its account changed.
     pub(crate) async fn account_changed(&self) {
         self.account_changed.notified().await;
@@ -86,6 +107,7 @@ impl Connection {
     /// Events of this thread no longer come.
     pub(crate) fn forget_thread(&self, thread: &AgentThreadId) {
         let mut state = self.state();
+        state.open.remove(thread);
         state.turns.forget_thread(thread);
         state.questions.forget_thread(thread);
     }

@@ -13,7 +13,7 @@ use broker_core::agent::{
 use broker_core::clock::Clock;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -59,6 +59,8 @@ pub struct Codex {
     grace: Arc<Mutex<Duration>>,
     taker: Mutex<Option<mpsc::Receiver<AgentEvent>>>,
     heavy: Semaphore,
+    /// Wakes a process that rests.
+    wanted: Arc<Notify>,
     supervisor: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
@@ -90,6 +92,7 @@ impl Codex {
         if config.api_key.is_some() && config.auth_json.is_some() {
             tracing::warn!("OPENAI_API_KEY is not used for Codex: CODEX_AUTH_JSON_PATH is set too and goes first");
         }
+        let wanted = Arc::new(Notify::new());
         let (events, taker) = mpsc::channel(MAX_EVENTS);
         let (line, watched) = watch::channel(Line::Soon);
         let stop = CancellationToken::new();
@@ -108,6 +111,8 @@ impl Codex {
             stop: stop.clone(),
             grace: Arc::clone(&grace),
             quiet: Arc::default(),
+            idle_end: config.idle_end,
+            wanted: Arc::clone(&wanted),
         };
         Ok(Arc::new(Self {
             profile,
@@ -116,21 +121,28 @@ impl Codex {
             grace,
             taker: Mutex::new(Some(taker)),
             heavy: Semaphore::new(MAX_HEAVY),
+            wanted,
             supervisor: tokio::sync::Mutex::new(Some(tokio::spawn(supervisor.run()))),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
         }))
     }
 
-    /// The process that answers; waits for one that is being started.
+    /// The process that answers; wakes one that rests, and waits for one that is being started.
     async fn connection(&self) -> Result<Arc<Connection>, String> {
         let mut line = self.line.clone();
-        let settled = timeout(START_PATIENCE, line.wait_for(|line| !matches!(line, Line::Soon))).await;
-        match settled {
+        if matches!(*line.borrow(), Line::Resting) {
+            self.wanted.notify_one();
+        }
+        let settles = line.wait_for(|line| !matches!(line, Line::Soon | Line::Resting));
+        match timeout(START_PATIENCE, settles).await {
             Ok(Ok(line)) => match &*line {
-                Line::Up(connection) => Ok(Arc::clone(connection)),
+                Line::Up(connection) => {
+                    connection.used();
+                    Ok(Arc::clone(connection))
+                }
                 Line::Down(reason) => Err(reason.clone()),
-                Line::Soon => Err("Codex is starting".to_owned()),
+                Line::Soon | Line::Resting => Err("Codex is starting".to_owned()),
             },
             Ok(Err(_)) => Err("the broker is ending".to_owned()),
             Err(_) => Err(format!("Codex did not start within {START_PATIENCE:?}")),
@@ -140,8 +152,12 @@ impl Codex {
     /// The process that answers right now.
     fn current(&self) -> Result<Arc<Connection>, String> {
         match &*self.line.borrow() {
-            Line::Up(connection) => Ok(Arc::clone(connection)),
+            Line::Up(connection) => {
+                connection.used();
+                Ok(Arc::clone(connection))
+            }
             Line::Soon => Err("Codex is being started".to_owned()),
+            Line::Resting => Err("Codex rests".to_owned()),
             Line::Down(reason) => Err(reason.clone()),
         }
     }
@@ -221,6 +237,7 @@ impl AgentRuntime for Codex {
             let _: Result<Value, CallError> = connection.rpc.call("thread/unsubscribe", params, CHEAP_LIMIT).await;
             return Err(OpenError::Refused { reason });
         }
+        connection.opened_thread(&loaded.thread);
         if let Some(turn) = &loaded.running {
             connection.found_running(&loaded.thread, turn);
         }

@@ -10,7 +10,7 @@ use broker_core::clock::Clock;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +57,8 @@ pub(crate) enum Line {
     Soon,
     /// One answers.
     Up(Arc<Connection>),
+    /// None, because nobody needed one. Who does says so.
+    Resting,
     /// None, for a while.
     Down(String),
 }
@@ -77,6 +79,27 @@ pub(crate) struct Supervisor {
     pub(crate) grace: Arc<std::sync::Mutex<Duration>>,
     /// Held while the sandbox is tried and while orphans are looked for: a trial in between would pass for one.
     pub(crate) quiet: Arc<tokio::sync::Mutex<()>>,
+    /// A process of which nothing was asked for so long is ended.
+    pub(crate) idle_end: Duration,
+    /// Told when somebody needs a process that rests.
+    pub(crate) wanted: Arc<Notify>,
+}
+
+/// How a life of the process is over.
+enum Over {
+    /// It was not needed.
+    Unneeded,
+    /// This happened.
+    Trouble(String),
+}
+
+impl Over {
+    fn why(self) -> String {
+        match self {
+            Self::Unneeded => "nothing was asked of it".to_owned(),
+            Self::Trouble(reason) => reason,
+        }
+    }
 }
 
 /// What calls for a look at a process.
@@ -103,19 +126,27 @@ impl Supervisor {
         let orphans = Orphans::new(&self.profile.data_root);
         self.sweep(&orphans).await;
         let probing = self.spawn_probe();
-        let (mut epoch, mut failures) = (0, 0_u32);
+        let (mut epoch, mut failures, mut rests) = (0, 0_u32, 0);
         while !self.stop.is_cancelled() {
             epoch += 1;
             self.board.change(|facts| {
                 facts.stage = Stage::Starting;
-                (facts.epoch, facts.restarts, facts.failures) = (epoch, epoch - 1, failures);
+                (facts.epoch, facts.restarts, facts.failures) = (epoch, epoch - 1 - rests, failures);
             });
             self.line.send_replace(Line::Soon);
             let started = Instant::now();
-            let reason = self.live(Epoch(epoch), &orphans).await;
+            let over = self.live(Epoch(epoch), &orphans).await;
             if self.stop.is_cancelled() {
                 break;
             }
+            let reason = match over {
+                Over::Trouble(reason) => reason,
+                Over::Unneeded => {
+                    (failures, rests) = (0, rests + 1);
+                    self.rest().await;
+                    continue;
+                }
+            };
             failures = if started.elapsed() >= GOOD_LIFE { 1 } else { failures.saturating_add(1) };
             self.pause(failures, reason).await;
         }
@@ -124,32 +155,48 @@ impl Supervisor {
         self.board.change(|facts| facts.stage = Stage::Ended);
     }
 
+    /// Waits until somebody needs a process.
+    async fn rest(&self) {
+        self.board.change(|facts| facts.stage = Stage::Resting);
+        self.line.send_replace(Line::Resting);
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.wanted.notified() => {}
+        }
+    }
+
     /// One life, from the search for the program to the end of the process. Returns why it ended.
-    async fn live(&self, epoch: Epoch, orphans: &Orphans) -> String {
+    async fn live(&self, epoch: Epoch, orphans: &Orphans) -> Over {
         let started = tokio::select! {
             biased;
-            () = self.stop.cancelled() => return "the broker is ending".to_owned(),
+            () = self.stop.cancelled() => return Over::Trouble("the broker is ending".to_owned()),
             started = self.start(epoch, orphans) => started,
         };
         let mut running = match started {
             Ok(running) => running,
-            Err(reason) => return reason,
+            Err(reason) => return Over::Trouble(reason),
         };
         let pid = running.process.pid();
         tracing::info!(pid, epoch = epoch.0, "Codex answers");
         self.line.send_replace(Line::Up(Arc::clone(&running.connection)));
-        let reason = self.watch(&mut running).await;
+        let over = self.watch(&mut running).await;
         // Nobody gets the connection any more before its end is told.
         self.line.send_replace(Line::Soon);
+        let unneeded = matches!(over, Over::Unneeded);
+        let reason = over.why();
         let how = self.end(running, orphans, &reason).await;
         let reason = if how == reason { reason } else { format!("{reason}; {how}") };
         if self.stop.is_cancelled() {
             tracing::info!(pid, how, "Codex was ended");
         } else {
-            tracing::warn!(pid, epoch = epoch.0, reason, "Codex is gone");
+            if unneeded {
+                tracing::info!(pid, epoch = epoch.0, "Codex was ended, since nothing was asked of it");
+            } else {
+                tracing::warn!(pid, epoch = epoch.0, reason, "Codex is gone");
+            }
             let _ = self.events.send(AgentEvent::Down { epoch, reason: reason.clone() }).await;
         }
-        reason
+        if unneeded { Over::Unneeded } else { Over::Trouble(reason) }
     }
 
     async fn start(&self, epoch: Epoch, orphans: &Orphans) -> Result<Running, String> {
@@ -250,17 +297,18 @@ impl Supervisor {
     }
 
     /// Looks after a process until it is to be replaced; says why.
-    async fn watch(&self, running: &mut Running) -> String {
-        let ending = || "the broker is ending".to_owned();
+    async fn watch(&self, running: &mut Running) -> Over {
+        let ending = || Over::Trouble("the broker is ending".to_owned());
+        let start = Instant::now();
         let Running { process, connection, .. } = running;
-        let mut beat = tokio::time::interval(HEARTBEAT);
+        let mut beat = tokio::time::interval(HEARTBEAT.min(self.idle_end));
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let cause = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return ending(),
-                how = process.wait() => return how,
-                reason = connection.rpc.closed() => return reason,
+                how = process.wait() => return Over::Trouble(how),
+                reason = connection.rpc.closed() => return Over::Trouble(reason),
                 () = connection.rpc.suspicion() => Cause::Suspicion,
                 () = connection.account_changed() => Cause::Account,
                 _ = beat.tick() => Cause::Beat,
@@ -274,7 +322,11 @@ impl Supervisor {
             };
             // A reader that waits for the consumer of events reads no answers either.
             if silent && !connection.rpc.is_stalled() && !connection.rpc.is_closed() {
-                return format!("it answered neither a request nor a second one within {PULSE_LIMIT:?}");
+                let reason = format!("it answered neither a request nor a second one within {PULSE_LIMIT:?}");
+                return Over::Trouble(reason);
+            }
+            if connection.idle_for(start) >= self.idle_end {
+                return Over::Unneeded;
             }
         }
     }

@@ -94,6 +94,7 @@ fn config(root: &Path, bin: PathBuf) -> CodexConfig {
         env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>(),
         api_key: Some("sk-secret".to_owned().into()),
         auth_json: None,
+        idle_end: Duration::from_secs(1800),
         denied: Vec::new(),
         operator_home: None,
     }
@@ -104,6 +105,12 @@ async fn bench() -> Bench {
 }
 
 async fn bench_with(change: impl FnOnce(&Path)) -> Bench {
+    let (root, config) = prepared(change);
+    start(root, config).await
+}
+
+/// A folder with the script in it.
+fn prepared(change: impl FnOnce(&Path)) -> (tempfile::TempDir, CodexConfig) {
     let root = tempfile::tempdir().expect("a folder");
     let bin = root.path().join("codex");
     std::fs::write(&bin, SCRIPT).expect("a script");
@@ -111,7 +118,12 @@ async fn bench_with(change: impl FnOnce(&Path)) -> Bench {
     let home = root.path().join("data/codex-home");
     std::fs::create_dir_all(&home).expect("folder");
     change(&home);
-    let codex = Codex::start(config(root.path(), bin), Arc::new(SystemClock::new())).await.expect("folders");
+    let config = config(root.path(), bin);
+    (root, config)
+}
+
+async fn start(root: tempfile::TempDir, config: CodexConfig) -> Bench {
+    let codex = Codex::start(config, Arc::new(SystemClock::new())).await.expect("folders");
     let events = codex.events();
     Bench { root, codex, events }
 }
@@ -265,6 +277,30 @@ async fn refusals_say_whether_the_input_was_given() {
     assert!(matches!(bench.submit("busy").await, Err(SubmitError::Unavailable { .. })));
     bench.codex.shutdown(PATIENCE).await;
     assert!(matches!(bench.submit("late").await, Err(SubmitError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn a_process_without_work_is_ended_and_the_next_message_starts_it() {
+    let (root, config) = prepared(|_| ());
+    let mut bench = start(root, CodexConfig { idle_end: Duration::from_millis(300), ..config }).await;
+    let thread = bench.open().await;
+    bench.submit("hello").await.expect("taken");
+    while !matches!(bench.event().await, AgentEvent::TurnEnded { .. }) {}
+    let mut health = bench.codex.health();
+    let rests = |health: &broker_core::agent::RuntimeHealth| {
+        health.runtime.reason.as_ref().is_some_and(|remark| remark.contains("rests"))
+    };
+    assert!(timeout(Duration::from_secs(1), health.wait_for(rests)).await.is_err(), "a thread is open in it");
+    bench.codex.release(&thread).await.expect("released");
+    let resting = timeout(Duration::from_secs(60), health.wait_for(rests)).await.expect("in time").expect("health");
+    assert!(resting.runtime.ok, "that still counts as ready");
+    drop(resting);
+    assert!(matches!(bench.event().await, AgentEvent::Down { epoch: Epoch(1), .. }));
+    assert!(!bench.root.path().join("data/state/app-server.pid").exists());
+    let opened = bench.codex.open(&bench.spec(), Some(thread)).await.expect("it starts again");
+    assert_eq!(opened.epoch, Epoch(2));
+    assert_eq!(bench.codex.health().borrow().runtime.detail["restarts"], 0, "nothing went wrong");
+    bench.codex.shutdown(PATIENCE).await;
 }
 
 #[tokio::test]

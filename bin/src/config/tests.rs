@@ -51,6 +51,8 @@ fn two_tokens_are_enough() {
     assert!(config.codex.network);
     assert!(config.codex.api_key.is_none() && config.codex.auth_json.is_none());
     assert_eq!(config.codex.turn_idle, Duration::from_secs(900));
+    assert_eq!((config.codex.max_active_turns, config.codex.idle_end), (32, Duration::from_secs(1800)));
+    assert!(config.deliver_edits);
     assert_eq!(config.grace, Duration::from_secs(10));
     assert_eq!(config.log_level, Level::INFO);
     assert_eq!(config.policy, Policy::default());

@@ -132,6 +132,7 @@ impl Chat {
             home: Some(InstallationId::new(terminal::INSTALLATION)),
             history_limit: config.history_limit,
             turn_idle: config.codex.turn_idle,
+            max_active_turns: config.codex.max_active_turns,
             ..Settings::new(root.join("sessions"), config.folders.repos_root.clone())
         };
         let parts = Parts {

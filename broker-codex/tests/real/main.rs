@@ -74,6 +74,7 @@ async fn bench(program: PathBuf, sandbox: SandboxMode, more: &str) -> Bench {
         env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>(),
         api_key: None,
         auth_json: None,
+        idle_end: Duration::from_secs(1800),
         denied: vec![root.join(".env")],
         operator_home: Some(root.join("operator")),
     };
