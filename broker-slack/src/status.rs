@@ -45,7 +45,7 @@ impl Board {
     pub(crate) fn new(clock: Arc<dyn Clock>, scopes: PartHealth, connections: usize) -> Self {
         let connections = u64::try_from(connections).unwrap_or(u64::MAX);
         let facts = Facts { connections, trouble: Some("not connected yet".to_owned()), ..Facts::default() };
-        let health = watch::Sender::new(LinkHealth { gaps: 0, socket: facts.health(), scopes });
+        let health = watch::Sender::new(LinkHealth::new(facts.health(), scopes));
         Self { clock, facts: Mutex::new(facts), health }
     }
 

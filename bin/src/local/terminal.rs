@@ -70,7 +70,7 @@ impl Terminal {
             entries,
             undelivered: VecDeque::new(),
         };
-        let health = LinkHealth { gaps: 0, socket: PartHealth::ill("not connected"), scopes: PartHealth::well() };
+        let health = LinkHealth::new(PartHealth::ill("not connected"), PartHealth::well());
         Ok(Arc::new(Self {
             state: Mutex::new(state),
             log: tokio::sync::Mutex::new(log),

@@ -82,7 +82,7 @@ impl MemoryChat {
 
     /// An empty platform whose clock starts at `start`; each message is one second later than the one before.
     pub fn starting_at(start: ChatTime) -> Self {
-        let health = LinkHealth { gaps: 0, socket: PartHealth::ill("not connected"), scopes: PartHealth::well() };
+        let health = LinkHealth::new(PartHealth::ill("not connected"), PartHealth::well());
         let state = State { clock: start.as_micros(), ..State::default() };
         Self {
             state: Arc::new(Mutex::new(state)),
