@@ -11,6 +11,7 @@ use broker_core::store::{Accepted, JournalId, StoreError};
 use broker_slack::{LinkLimits, Slack};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -109,6 +110,15 @@ impl Stage {
 
     pub(crate) async fn tcp(&self) -> TcpStream {
         timeout(LIMIT, self.listener.accept()).await.expect("no connection came").unwrap().0
+    }
+
+    /// Answers the next handshake with these bytes.
+    pub(crate) async fn answer(&self, bytes: &str) {
+        let mut stream = self.tcp().await;
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        // Read to the end, so that the answer is not lost with the rest of the request.
+        stream.shutdown().await.unwrap();
+        timeout(LIMIT, stream.read_to_end(&mut Vec::new())).await.expect("the handshake goes on").unwrap();
     }
 
     /// The next link, without a greeting.
