@@ -22,7 +22,7 @@ impl Board {
     /// Nothing is there yet.
     pub(crate) fn new() -> Self {
         let connecting = PartHealth::ill("connecting to Slack");
-        let link = LinkHealth { gaps: 0, socket: connecting.clone(), scopes: connecting };
+        let link = LinkHealth::new(connecting.clone(), connecting);
         let outbox = PartHealth::ill("waits for the connection to Slack");
         // Nobody waits for the first search: it is no reason not to be ready.
         let recovery = PartHealth::well().remark("no pass yet");
@@ -36,7 +36,7 @@ impl Board {
     /// Slack does not answer for now.
     pub(crate) fn not_connected(&self, reason: &str) {
         let ill = PartHealth::ill(format!("connecting to Slack: {reason}"));
-        self.link.send_replace(LinkHealth { gaps: 0, socket: ill.clone(), scopes: ill });
+        self.link.send_replace(LinkHealth::new(ill.clone(), ill));
     }
 
     /// The broker is stopping: whoever asks is to send nothing more.
@@ -108,7 +108,7 @@ mod tests {
         board.not_connected("no answer");
         assert_eq!(shown.borrow().socket, PartHealth::ill("connecting to Slack: no answer"));
 
-        let well = LinkHealth { gaps: 0, socket: PartHealth::well(), scopes: PartHealth::well() };
+        let well = LinkHealth::new(PartHealth::well(), PartHealth::well());
         let (tell, link) = watch::channel(well.clone());
         let (end_outbox, outbox) = watch::channel(PartHealth::well());
         {

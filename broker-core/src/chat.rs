@@ -1,5 +1,6 @@
 //! A chat platform, as the broker sees it: the trait [`ChatTransport`] and its words.
 
+mod link;
 mod text;
 
 use std::fmt;
@@ -14,11 +15,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timestamp;
-use crate::health::PartHealth;
 use crate::history::HistoryError;
 use crate::ids::string_id;
 use crate::store::{Accepted, StoreError};
 
+pub use link::{ConnectionEnd, ConnectionHealth, ConnectionState, LinkHealth};
 pub use text::{AgentText, Mentionable, PartBody};
 
 string_id! {
@@ -537,17 +538,6 @@ pub struct ChatCapabilities {
     pub reactions: bool,
     /// The longest part, in characters of finished markup.
     pub part_chars: usize,
-}
-
-/// How the link to the platform stands.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LinkHealth {
-    /// How often no connection stood so far: after each time something may have been missed.
-    pub gaps: u64,
-    /// Whether events arrive.
-    pub socket: PartHealth,
-    /// Whether the credentials allow what the broker does.
-    pub scopes: PartHealth,
 }
 
 /// A chat platform. [`ChatTransport::perform`] is the only call with an effect, so a decorator wraps one method.

@@ -40,6 +40,15 @@ pub struct HeadsPage {
     pub next: Option<Cursor>,
 }
 
+/// How soon the answer to a call is wanted. A platform that limits calls serves the urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// A person or an agent waits for it.
+    Awaited,
+    /// Nobody does: it is part of a search for what was missed, and goes when nothing else wants to.
+    Background,
+}
+
 /// Why history could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
@@ -71,9 +80,10 @@ pub trait HistoryProvider: Send + Sync {
         range: Range<ChatTime>,
         limit: usize,
         cursor: Option<Cursor>,
+        urgency: Urgency,
     ) -> Result<Page, HistoryError>;
 
-    /// The roots of a conversation that were written at or after `since`.
+    /// The roots of a conversation that were written at or after `since`. In the background.
     async fn heads(
         &self,
         conversation: &ConversationKey,
@@ -84,7 +94,7 @@ pub trait HistoryProvider: Send + Sync {
     /// When the message with this id was written, where the id tells. Pure.
     fn time_of(&self, message: &MessageId) -> Option<ChatTime>;
 
-    /// The conversations that the broker is a member of.
+    /// The conversations that the broker is a member of. In the background.
     async fn conversations(&self) -> Result<Vec<ConversationKey>, HistoryError>;
 }
 
@@ -130,7 +140,7 @@ pub async fn latest_before(
     for _ in 0..MAX_PAGES {
         let start = if from_below { search.low } else { search.end.minus(window).max(search.low) };
         let span = Duration::from_micros(search.end.as_micros().saturating_sub(start.as_micros()));
-        let page = provider.page(thread, start..search.end, PAGE, None).await?;
+        let page = provider.page(thread, start..search.end, PAGE, None, Urgency::Awaited).await?;
         if page.next.is_some() {
             search.reached(page.messages);
             from_below = !from_below;

@@ -65,10 +65,19 @@ pub struct LinkLimits {
     pub step: Duration,
     /// How often the broker pings.
     pub ping: Duration,
-    /// A link on which nothing at all came for this long is dead.
+    /// A link on which a ping of the broker has no answer for this long is dead.
+    pub pong: Duration,
+    /// Once Slack has pinged a link, one on which nothing but answers to the broker's pings came for this long is dead:
+    /// what answers may be something in between.
     pub silence: Duration,
+    /// How long reading waits for a store that takes nothing more. After that what comes is read and left to Slack, which
+    /// will deliver it again: a link that is not read is closed.
+    pub patience: Duration,
     /// How long a link that is being replaced goes on acknowledging.
     pub drain: Duration,
+    /// A link that is being replaced is closed once nothing came on it for so long, and so long Slack's farewell is waited
+    /// for.
+    pub quiet: Duration,
     /// How long envelopes in hand are waited for when the broker stops.
     pub stop: Duration,
     /// The first wait after a failure; each further one is twice as long, with jitter.
@@ -84,8 +93,11 @@ impl Default for LinkLimits {
         Self {
             step: Duration::from_secs(10),
             ping: Duration::from_secs(10),
-            silence: Duration::from_secs(25),
+            pong: Duration::from_secs(15),
+            silence: Duration::from_secs(30),
+            patience: Duration::from_secs(3),
             drain: Duration::from_secs(10),
+            quiet: Duration::from_secs(1),
             stop: Duration::from_secs(5),
             min_wait: Duration::from_millis(500),
             max_wait: Duration::from_secs(30),

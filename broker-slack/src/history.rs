@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use broker_core::chat::{
     Author, ChatMessage, ChatTime, ConversationId, ConversationKey, Found, MessageId, OpKey, ThreadKey,
 };
-use broker_core::history::{Cursor, Head, HeadsPage, HistoryError, HistoryProvider, Page};
+use broker_core::history::{Cursor, Head, HeadsPage, HistoryError, HistoryProvider, Page, Urgency};
 use serde_json::Value;
 
 use crate::api::{HISTORY, MY_CONVERSATIONS, Params, REPLIES};
@@ -125,10 +125,15 @@ impl HistoryProvider for Slack {
         range: Range<ChatTime>,
         limit: usize,
         cursor: Option<Cursor>,
+        urgency: Urgency,
     ) -> Result<Page, HistoryError> {
         let goes_on = cursor.is_some();
         let params = replies(thread, &range, limit, cursor);
-        let answer = self.api.get(REPLIES, Priority::Backfill, &params).await?;
+        let priority = match urgency {
+            Urgency::Awaited => Priority::Backfill,
+            Urgency::Background => Priority::GapFiller,
+        };
+        let answer = self.api.get(REPLIES, priority, &params).await?;
         let messages = self.messages(&answer, &thread.conversation).into_iter().map(|(_, message)| message);
         // Slack gives the root with every page, whatever the range; it belongs to the first.
         let belongs = |message: &ChatMessage| range.contains(&message.at) && !(goes_on && message.id == thread.root);

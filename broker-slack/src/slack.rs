@@ -63,7 +63,7 @@ impl Slack {
             let mend = "SLACK_BOT_TOKEN has to be the bot token of an app with a bot user";
             ConnectError::refused(&format!("no_{field}"), mend)
         })?;
-        let board = Arc::new(Board::new(clock, granted.health(), config.connections));
+        let board = Arc::new(Board::new(clock, granted.health(), config.connections.max(1)));
         Ok(Arc::new(Self { api: Arc::new(api), identity, granted, board, config }))
     }
 
@@ -160,8 +160,9 @@ impl ChatTransport for Slack {
     /// since an operator may mend it while the broker runs.
     async fn run(&self, intake: Arc<dyn Intake>, stop: CancellationToken) -> Result<(), LinkError> {
         let numbers = Arc::new(AtomicU64::new(0));
-        let keepers = (0..self.config.connections.max(1)).map(|_| {
+        let keepers = (0..self.config.connections.max(1)).map(|slot| {
             let keeper = Keeper {
+                slot,
                 api: Arc::clone(&self.api),
                 limits: self.config.link,
                 board: Arc::clone(&self.board),

@@ -15,7 +15,7 @@ use broker_core::testing::chat_suite::{self, ChatWorld};
 use broker_slack::Slack;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use support::{Call, LIMIT, Reply, Server, auth_test, connect_quick};
+use support::{Call, Reply, Server, auth_test, connect_quick, quick};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::accept_async;
 use tokio_tungstenite::tungstenite::Message;
@@ -148,7 +148,7 @@ impl SmallSlack {
                 tokio::spawn(deliver(stream, Arc::clone(&delivering)));
             }
         });
-        let slack = connect_quick(&server.base, LIMIT).await;
+        let slack = connect_quick(&server.base, 1, quick()).await;
         Self { slack, workspace, conversations: AtomicUsize::new(0), _server: server }
     }
 }

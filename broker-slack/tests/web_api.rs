@@ -10,7 +10,7 @@ use broker_core::chat::{
     ChatOp, ChatTime, ChatTransport, ConversationId, DeliverError, InstallationId, LookupError, MessageId, OpKey,
     PartBody, PersonId, Standing, ThreadKey,
 };
-use broker_core::history::{HistoryError, HistoryProvider};
+use broker_core::history::{HistoryError, HistoryProvider, Urgency};
 use broker_slack::ConnectError;
 use serde_json::json;
 use support::{Call, Reply, Server, auth_test, connect};
@@ -268,7 +268,7 @@ async fn odd_messages_of_a_page_cost_only_themselves() {
     .await;
     let slack = connect(&server.base).await.unwrap();
     let range = ChatTime::from_micros(1_700_000_000_000_000)..ChatTime::from_micros(1_700_000_009_000_000);
-    let page = slack.page(&thread(), range, 1000, None).await.unwrap();
+    let page = slack.page(&thread(), range, 1000, None, Urgency::Awaited).await.unwrap();
     assert_eq!(page.messages.iter().map(|it| it.text.as_str()).collect::<Vec<_>>(), ["root", "ours"]);
     assert_eq!(page.messages[0].thread_root, None);
     let [call] = server.calls("conversations.replies").try_into().unwrap();

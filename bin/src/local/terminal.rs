@@ -15,7 +15,7 @@ use broker_core::chat::{
 };
 use broker_core::clock::{Clock, Timestamp};
 use broker_core::health::PartHealth;
-use broker_core::history::{Cursor, Head, HeadsPage, HistoryError, HistoryProvider, Page};
+use broker_core::history::{Cursor, Head, HeadsPage, HistoryError, HistoryProvider, Page, Urgency};
 use broker_core::store::{PostId, StateStore};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,7 @@ impl Terminal {
             entries,
             undelivered: VecDeque::new(),
         };
-        let health = LinkHealth { gaps: 0, socket: PartHealth::ill("not connected"), scopes: PartHealth::well() };
+        let health = LinkHealth::new(PartHealth::ill("not connected"), PartHealth::well());
         Ok(Arc::new(Self {
             state: Mutex::new(state),
             log: tokio::sync::Mutex::new(log),
@@ -354,6 +354,7 @@ impl HistoryProvider for Terminal {
         range: Range<ChatTime>,
         limit: usize,
         cursor: Option<Cursor>,
+        _urgency: Urgency,
     ) -> Result<Page, HistoryError> {
         let after = cursor.and_then(|cursor| cursor.as_str().parse().ok()).unwrap_or(0_u64);
         let messages = number(&thread.root).map(|root| self.messages(root)).unwrap_or_default();

@@ -19,7 +19,7 @@ use super::Shared;
 use crate::chat::{Author, ChatMessage, ChatTime, ConversationKey, ConversationKind, Parsed, RawEnvelope, ThreadKey};
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
-use crate::history::{Head, HistoryError};
+use crate::history::{Head, HistoryError, Urgency};
 use crate::store::{ActiveSession, JournalRow, StoreError};
 
 /// The kind of an envelope that was found and not delivered.
@@ -274,10 +274,13 @@ impl Search {
         let mut cursor = None;
         loop {
             let (asked, at) = (key.clone(), cursor.take());
-            let page = self.ask(|shared| {
-                let (asked, at) = (asked.clone(), at.clone());
-                async move { shared.parts.history.page(&asked, from..ChatTime::MAX, PAGE, at).await }
-            });
+            let page =
+                self.ask(|shared| {
+                    let (asked, at) = (asked.clone(), at.clone());
+                    async move {
+                        shared.parts.history.page(&asked, from..ChatTime::MAX, PAGE, at, Urgency::Background).await
+                    }
+                });
             let Some(page) = page.await? else {
                 tally.left += 1;
                 return Ok(None);

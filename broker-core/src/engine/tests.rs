@@ -10,6 +10,7 @@ use super::*;
 use crate::agent::{AgentAnswer, AgentInput, FailureCause, OpenError, SubmitError};
 use crate::chat::{ChatTime, DeliverError, Person, PersonId, Standing, ThreadKey};
 use crate::clock::SystemClock;
+use crate::history::Urgency;
 use crate::ids::CountingIds;
 use crate::prompt;
 use crate::store::StoreCounts;
@@ -467,6 +468,11 @@ async fn what_was_written_while_the_broker_was_away_is_found_and_given_once() {
         house.broker().idle().await.unwrap();
         house.broker.take().unwrap().drain(Duration::from_secs(2)).await;
     }
+    // A search asks as what can wait; what a first mention brings along is waited for.
+    assert!(house.chat.asked(&thread).iter().all(|urgency| *urgency == Urgency::Background));
+    assert!(
+        house.chat.asked(&talk).contains(&Urgency::Background) && house.chat.asked(&talk).contains(&Urgency::Awaited)
+    );
     assert_eq!(house.counts().sessions, 4);
     for word in ["two", "three", "four", "five"] {
         assert_eq!(house.times_given(word), 1, "{word}");

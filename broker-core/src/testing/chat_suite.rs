@@ -18,7 +18,7 @@ use crate::chat::{
     AgentText, Author, ChatMessage, ChatOp, ChatTime, ChatTransport, ConversationKey, DeliverError, Intake, MessageId,
     OpKey, Parsed, PartBody, PersonId, RawEnvelope, Receipt, ThreadKey,
 };
-use crate::history::{Cursor, HistoryProvider};
+use crate::history::{Cursor, HistoryProvider, Urgency};
 use crate::store::{Accepted, JournalId, StoreError};
 
 /// How long anything may take that has to come about by itself.
@@ -174,7 +174,7 @@ pub async fn pages_hold_half_open_ranges(world: &dyn ChatWorld) {
     assert_eq!(all.len(), 5, "the root and four replies");
     for (from, to) in [(0, 2), (1, 3), (2, 5), (3, 3)] {
         let end = all.get(to).map_or(ChatTime::MAX, |message| message.at);
-        let page = world.history().page(&thread, all[from].at..end, 100, None).await;
+        let page = world.history().page(&thread, all[from].at..end, 100, None, Urgency::Awaited).await;
         assert_eq!(must(page, "page").messages, all[from..to], "from {from} to before {to}");
     }
     for message in &all {
@@ -191,7 +191,7 @@ pub async fn pages_follow_each_other(world: &dyn ChatWorld) {
     let all = whole(world, &thread).await;
     let (mut collected, mut cursor): (Vec<ChatMessage>, Option<Cursor>) = (Vec::new(), None);
     for _ in 0..all.len() + 1 {
-        let page = world.history().page(&thread, ChatTime::ZERO..ChatTime::MAX, 2, cursor).await;
+        let page = world.history().page(&thread, ChatTime::ZERO..ChatTime::MAX, 2, cursor, Urgency::Background).await;
         let page = must(page, "page");
         collected.extend(page.messages);
         cursor = page.next;
@@ -302,7 +302,8 @@ fn time_of(world: &dyn ChatWorld, message: &MessageId) -> ChatTime {
 
 /// All messages of a short thread.
 async fn whole(world: &dyn ChatWorld, thread: &ThreadKey) -> Vec<ChatMessage> {
-    let page = must(world.history().page(thread, ChatTime::ZERO..ChatTime::MAX, 100, None).await, "page");
+    let page =
+        must(world.history().page(thread, ChatTime::ZERO..ChatTime::MAX, 100, None, Urgency::Awaited).await, "page");
     assert_eq!(page.next, None, "a short thread is one page");
     assert!(!page.messages.is_empty(), "a thread has a root");
     page.messages

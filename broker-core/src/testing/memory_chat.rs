@@ -17,7 +17,7 @@ use crate::chat::{
     ThreadKey,
 };
 use crate::health::PartHealth;
-use crate::history::{Cursor, HeadsPage, HistoryError, HistoryProvider, Page};
+use crate::history::{Cursor, HeadsPage, HistoryError, HistoryProvider, Page, Urgency};
 
 /// The id by which messages mention the broker.
 pub const SELF: &str = "BROKER";
@@ -56,6 +56,8 @@ struct State {
     /// Threads on whose first message a reaction stands.
     reactions: Vec<(ThreadKey, String)>,
     status_faults: VecDeque<Fault>,
+    /// Every page of a thread that was asked for, in order.
+    asked: Vec<(ThreadKey, Urgency)>,
     clock: u64,
     events: u64,
 }
@@ -108,7 +110,7 @@ impl MemoryChat {
 
     /// An empty platform whose clock starts at `start`; each message is one second later than the one before.
     pub fn starting_at(start: ChatTime) -> Self {
-        let health = LinkHealth { gaps: 0, socket: PartHealth::ill("not connected"), scopes: PartHealth::well() };
+        let health = LinkHealth::new(PartHealth::ill("not connected"), PartHealth::well());
         let state = State { clock: start.as_micros(), ..State::default() };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -150,6 +152,12 @@ impl MemoryChat {
     pub fn statuses(&self, thread: &ThreadKey) -> Vec<Option<String>> {
         let state = self.state();
         state.statuses.iter().filter(|(known, _)| known == thread).map(|(_, text)| text.clone()).collect()
+    }
+
+    /// How urgently each page of the thread was asked for, in order.
+    pub fn asked(&self, thread: &ThreadKey) -> Vec<Urgency> {
+        let state = self.state();
+        state.asked.iter().filter(|(known, _)| known == thread).map(|(_, urgency)| *urgency).collect()
     }
 
     /// The reactions that stand on the thread's first message.
@@ -461,9 +469,11 @@ impl HistoryProvider for MemoryChat {
         range: Range<ChatTime>,
         limit: usize,
         cursor: Option<Cursor>,
+        urgency: Urgency,
     ) -> Result<Page, HistoryError> {
         let skip = cursor.and_then(|cursor| cursor.as_str().parse::<usize>().ok()).unwrap_or(0);
-        let state = self.state();
+        let mut state = self.state();
+        state.asked.push((thread.clone(), urgency));
         let all: Vec<&ChatMessage> = state
             .messages
             .iter()

@@ -2,6 +2,8 @@
 
 #![expect(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod stage;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -16,6 +18,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 /// Nothing that a test waits for takes longer.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -27,6 +30,7 @@ pub(crate) struct Call {
     pub(crate) params: HashMap<String, String>,
     pub(crate) body: Value,
     pub(crate) authorization: String,
+    pub(crate) at: Instant,
 }
 
 /// What the server does about a call.
@@ -91,6 +95,7 @@ async fn answer(
         params: url.query_pairs().into_owned().collect(),
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
         authorization,
+        at: Instant::now(),
     };
     let reply = handler(&call);
     seen.lock().unwrap().push(call);
@@ -130,19 +135,26 @@ pub(crate) async fn connect(base: &str) -> Result<Arc<Slack>, ConnectError> {
     Slack::connect(config(base), Arc::new(SystemClock::new())).await
 }
 
-/// A connection whose socket gives up and tries again within fractions of a second; a link without a sign of life for
-/// `silence` is dead to it.
-pub(crate) async fn connect_quick(base: &str, silence: Duration) -> Arc<Slack> {
-    let mut config = config(base);
-    config.link = LinkLimits {
+/// Limits of a socket that gives up and tries again within fractions of a second; a link is never dead to it.
+pub(crate) fn quick() -> LinkLimits {
+    LinkLimits {
         step: Duration::from_millis(500),
         ping: Duration::from_millis(100),
-        silence,
+        pong: LIMIT,
+        silence: LIMIT,
+        patience: LIMIT,
         drain: Duration::from_secs(5),
+        quiet: Duration::from_millis(200),
         stop: Duration::from_secs(5),
         min_wait: Duration::from_millis(10),
         max_wait: Duration::from_millis(50),
         refused_wait: Duration::from_millis(50),
-    };
+    }
+}
+
+pub(crate) async fn connect_quick(base: &str, connections: usize, limits: LinkLimits) -> Arc<Slack> {
+    let mut config = config(base);
+    config.connections = connections;
+    config.link = limits;
     Slack::connect(config, Arc::new(SystemClock::new())).await.unwrap()
 }
