@@ -9,6 +9,7 @@
 //! - [`npm`]: packages that tests need, installed once.
 //! - [`judge`]: mrkdwn as Slack shows it, compared with what the same text shows as HTML.
 //! - [`broker_process`]: the real `broker` program on a folder of its own.
+//! - [`traffic`]: conversations of which nothing may get lost and nothing may come twice, counted from the outside.
 //! - [`world`]: all of these, plugged together.
 //!
 //! Nothing waits for a fixed time: every wait is for a condition, with a limit, and panics with what it saw when the limit
@@ -22,6 +23,7 @@ pub mod http_client;
 pub mod judge;
 pub mod npm;
 pub mod processes;
+pub mod traffic;
 mod watched;
 mod wire;
 pub mod world;

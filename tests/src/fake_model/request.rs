@@ -54,6 +54,11 @@ impl ModelRequest {
         self.user_texts().pop().unwrap_or_default()
     }
 
+    /// What people said in them: the `text` of the message that each gives, without what goes along. A notice is whole.
+    pub fn said(&self) -> Vec<String> {
+        self.user_texts().iter().map(|text| script::words(text)).collect()
+    }
+
     /// Whether a user's message holds the text.
     pub fn says(&self, text: &str) -> bool {
         self.user_texts().iter().any(|user| user.contains(text))

@@ -13,6 +13,8 @@ pub enum Step {
     Slow(u32, Duration),
     /// A pause after the beginning of the answer, then a text.
     Sleep(Duration),
+    /// A pause after the beginning of the answer, then another step.
+    After(Duration, Box<Step>),
     /// A few words, then nothing until the client hangs up.
     Hang,
     /// A shell command, by whichever shell tool is offered.

@@ -57,8 +57,23 @@ impl Events {
         Err(Gone)
     }
 
+    /// Waits, unless the client hangs up.
+    async fn pause(&self, pause: Duration) -> Result<(), Gone> {
+        if pause.is_zero() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            gone = self.until_gone() => gone,
+        }
+    }
+
     /// Answers with one step.
     pub(super) async fn play(mut self, request: &ModelRequest, step: &Step) -> Result<(), Gone> {
+        let (pause, step) = match step {
+            Step::After(pause, step) => (*pause, &**step),
+            step => (Duration::ZERO, step),
+        };
         if *step == Step::Malformed {
             let garbage = "event: response.created\ndata: {not json\n\n: comment\ngarbage line\n\ndata: 42\n\n";
             return self.raw(garbage.to_owned()).await;
@@ -66,6 +81,7 @@ impl Events {
         let id = format!("resp_{:016x}", number());
         let response = json!({ "id": id, "object": "response", "status": "in_progress" });
         self.event(json!({ "type": "response.created", "response": response })).await?;
+        self.pause(pause).await?;
         match step {
             Step::Text(text) => self.message(&words(text), None, Duration::ZERO).await?,
             Step::Nothing => self.message(&[" ".to_owned()], None, Duration::ZERO).await?,
@@ -74,10 +90,7 @@ impl Events {
                 self.message(&pieces, None, *pause).await?;
             }
             Step::Sleep(pause) => {
-                tokio::select! {
-                    () = tokio::time::sleep(*pause) => {}
-                    gone = self.until_gone() => return gone,
-                }
+                self.pause(*pause).await?;
                 self.message(&words(&format!("slept {pause:?}")), None, Duration::ZERO).await?;
             }
             Step::Hang => {
@@ -114,7 +127,7 @@ impl Events {
                     json!({ "id": id, "object": "response", "status": "failed", "error": error, "usage": null });
                 return self.event(json!({ "type": "response.failed", "response": response })).await;
             }
-            Step::Error(..) | Step::UsageLimit | Step::Refuse | Step::Malformed => {}
+            Step::After(..) | Step::Error(..) | Step::UsageLimit | Step::Refuse | Step::Malformed => {}
         }
         let usage = json!({
             "input_tokens": 1000,
@@ -166,12 +179,7 @@ impl Events {
         let place = json!({ "item_id": id, "output_index": index, "content_index": 0 });
         self.event(with(&place, json!({ "type": "response.content_part.added", "part": part }))).await?;
         for piece in pieces {
-            if !pause.is_zero() {
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    gone = self.until_gone() => return gone,
-                }
-            }
+            self.pause(pause).await?;
             self.delta(index, &id, piece).await?;
         }
         self.event(with(&place, json!({ "type": "response.output_text.done", "text": text }))).await?;

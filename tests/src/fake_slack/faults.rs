@@ -7,6 +7,8 @@ use std::time::Duration;
 pub enum Trouble {
     /// The answer comes late, and is right.
     Delay(Duration),
+    /// It is done, and answered late.
+    DoneThenDelay(Duration),
     /// No answer, nothing done; the connection stays open.
     Hang,
     /// An HTTP status with an HTML body, nothing done.

@@ -416,6 +416,11 @@ impl FakeSlack {
         }
     }
 
+    /// Waits until `look` finds something, at most so long.
+    pub async fn until<R>(&self, limit: Duration, look: impl Fn(&State) -> Option<R>) -> Option<R> {
+        self.shared.state.wait_for(look, limit).await
+    }
+
     /// Waits for an answer of the broker in a thread that `fits`; returns its text.
     #[track_caller]
     pub fn wait_for_answer(

@@ -128,8 +128,8 @@ pub(super) async fn serve(
         Some(Trouble::DoneThenStatus(_) | Trouble::DoneThenError(_) | Trouble::DoneThenHang | Trouble::LoseAnswer) => {
             (true, fault.as_ref())
         }
+        Some(Trouble::DoneThenDelay(_)) | None => (true, None),
         Some(_) => (false, fault.as_ref()),
-        None => (true, None),
     };
     let answer = shared.state.change(|state| {
         let answer = if done { Some(perform(state, &shared, &method, token.as_deref(), &mut args)) } else { None };
@@ -144,6 +144,9 @@ pub(super) async fn serve(
         state.calls.push(Call { method: method.clone(), args: std::mem::take(&mut args.values), at, outcome });
         answer
     });
+    if let Some(Trouble::DoneThenDelay(pause)) = fault {
+        tokio::time::sleep(pause).await;
+    }
     match (lost, answer) {
         (Some(trouble), _) => fail(trouble, &stop).await,
         (None, Some(answer)) => Ok(respond(&shared, answer)),
@@ -192,7 +195,11 @@ async fn fail(trouble: &Trouble, stop: &CancellationToken) -> Result<Response<Bo
             let body = json!({ "ok": false, "error": code }).to_string();
             Ok(response(StatusCode::OK, "application/json", full(body)))
         }
-        Trouble::LoseAnswer | Trouble::Drop | Trouble::Delay(_) | Trouble::LandsLate(_) => Err(Dropped),
+        Trouble::LoseAnswer
+        | Trouble::Drop
+        | Trouble::Delay(_)
+        | Trouble::DoneThenDelay(_)
+        | Trouble::LandsLate(_) => Err(Dropped),
     }
 }
 
