@@ -6,6 +6,7 @@
 //!
 //! Texts are Slack's markup as it travels: `&`, `<` and `>` are the caller's to escape ([`escape`]).
 
+mod edits;
 mod events;
 mod faults;
 mod methods;

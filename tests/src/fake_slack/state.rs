@@ -188,7 +188,7 @@ impl State {
     }
 
     /// A `ts` that is newer than every other.
-    fn fresh_micros(&mut self) -> u64 {
+    pub(super) fn fresh_micros(&mut self) -> u64 {
         let now = u64::try_from(self.now().as_millis()).unwrap_or_default() * 1000;
         self.newest = now.max(self.newest + 100);
         self.newest
