@@ -181,6 +181,12 @@ impl Config {
         let mut reader = Reader::new(&environment, folder);
         let config = Self::assemble(&mut reader, &environment, env_file, on_slack);
         let clashes = config.folders.clashes();
+        let own = environment.get("HOME").map(|home| Path::new(home).join(".codex"));
+        if own.is_some_and(|own| same_place(&own, &config.folders.codex_home)) {
+            let right = "it has to be a folder of the broker's own: this one is the Codex of whoever starts the broker, with \
+                         their login and settings; leave it unset, or copy its auth.json with CODEX_AUTH_JSON_PATH";
+            reader.wrong(&v::CODEX_HOME, &config.folders.codex_home.display().to_string(), right);
+        }
         if errors.is_empty() && reader.problems.is_empty() && clashes.is_empty() {
             Ok(config)
         } else {
@@ -300,6 +306,12 @@ fn api_base(text: &str) -> Result<String, String> {
     } else {
         Err(right())
     }
+}
+
+/// Whether two paths are one folder, also by way of links.
+fn same_place(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    one == other || real(one) == real(other)
 }
 
 fn policy(reader: &mut Reader<'_>) -> Policy {

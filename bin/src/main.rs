@@ -101,7 +101,13 @@ fn start(mode: Mode) -> ExitCode {
     let log = match started {
         Ok(log) => log,
         Err(error) => {
-            let what = format!("the log cannot be opened ({error}); set LOG_DIR to a folder that can be made");
+            let what = match (local, &config.folders.log_dir) {
+                (true, None) => format!(
+                    "the log in {} cannot be opened ({error}); set DATA_ROOT to a folder that can be made, or LOG_DIR",
+                    local::logs(&config).display()
+                ),
+                _ => format!("the log cannot be opened ({error}); set LOG_DIR to a folder that can be made"),
+            };
             return complain(&Failure::new(Exit::CannotCreate, what));
         }
     };

@@ -58,7 +58,8 @@ struct Talk {
 impl Talk {
     fn start(folder: &Path) -> Self {
         let mut command = broker(folder);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary starts");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
         let (sender, lines) = channel();
         let out = BufReader::new(child.stdout.take().expect("its stdout"));
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -203,18 +204,72 @@ fn a_second_chat_is_told_who_has_the_folder() {
 #[test]
 fn a_reader_who_has_seen_enough_ends_it_quietly() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut talk = Talk::start(folder.path());
-    talk.wait_for("demo");
-    // Its stdout is read by nobody from here on.
-    let (closed, _) = channel::<String>();
-    drop(closed);
-    talk.lines = channel().1;
-    talk.say("hello");
+    let mut command = broker(folder.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    let mut out = BufReader::new(child.stdout.take().expect("its stdout"));
+    out.read_line(&mut String::new()).expect("a line");
+    drop(out);
+    // Its input stays open: it ends because nobody reads what it says.
+    let mut stdin = child.stdin.take().expect("its stdin");
+    writeln!(stdin, "hello").expect("it reads");
     let mut err = String::new();
-    if let Some(mut stderr) = talk.child.stderr.take() {
-        let _ = stderr.read_to_string(&mut err);
+    child.stderr.take().expect("its stderr").read_to_string(&mut err).expect("UTF-8");
+    assert_eq!((child.wait().expect("it ends").code(), err.as_str()), (Some(0), ""));
+    drop(stdin);
+}
+
+#[test]
+fn a_signal_ends_it_when_its_reader_stalls() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = broker(folder.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("its stdin");
+    let long = "x".repeat(60_000);
+    for _ in 0..3 {
+        // More than a pipe holds: what it says of them stays with it, and nobody reads it.
+        let _ = writeln!(stdin, "{long}");
     }
-    assert_eq!((talk.end(), err.as_str()), (Some(0), ""));
+    let log = folder.path().join(".data/local/logs/broker");
+    wait("the chat has begun", || log.read_dir().is_ok_and(|mut files| files.next().is_some()));
+    let pid = rustix::process::Pid::from_child(&child);
+    let mut ended = None;
+    wait("it ends", || {
+        // A second signal ends it at once, whatever it waits for.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        ended = child.try_wait().expect("its state");
+        ended.is_some()
+    });
+    drop((stdin, child.stdout.take()));
+}
+
+/// Lines of a pipe are answered one after the other, whatever their answers are shown on.
+#[test]
+fn lines_of_a_pipe_wait_for_each_other_on_a_terminal_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let words = folder.path().join("words");
+    std::fs::write(&words, "hello\nwhat can you do?\n").expect("written");
+    let broker = format!("cat {} | {}", words.display(), env!("CARGO_BIN_EXE_broker"));
+    // `script` of util-linux gives its command a terminal.
+    let mut command = Command::new("script");
+    command.args(["-qec", &broker, "/dev/null"]).current_dir(folder.path());
+    command.env("CODEX_BIN", "/nonexistent/codex").env_remove("SLACK_APP_TOKEN").env_remove("SLACK_BOT_TOKEN");
+    let output = command.stdin(Stdio::null()).output().expect("util-linux's `script`, which this test needs");
+    let out = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    in_order(&out, &["hello", "Hello! I am a scripted demo", "what can you do?", "Each of these shows"]);
+}
+
+/// Waits for a condition.
+fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    let (_keep, never) = channel::<()>();
+    for _ in 0..LIMIT.as_millis() / 20 {
+        if holds() {
+            return;
+        }
+        let _ = never.recv_timeout(Duration::from_millis(20));
+    }
+    panic!("{what}: not in time");
 }
 
 #[test]

@@ -192,3 +192,19 @@ fn the_file_fills_what_the_environment_lacks() {
     let told = read_in(folder.path(), &[("LOG_LEVEL", "loud")]).map(drop).expect_err("malformed").to_string();
     assert!(told.contains(".env, line 2: ") && told.contains("LOG_LEVEL is `loud`"), "{told}");
 }
+
+#[test]
+fn the_codex_of_whoever_starts_the_broker_is_never_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = folder.path().join("home/.codex");
+    std::fs::create_dir_all(&own).expect("made");
+    std::os::unix::fs::symlink(&own, folder.path().join("link")).expect("linked");
+    let home = folder.path().join("home");
+    let home = home.to_str().expect("UTF-8");
+    for place in ["home/.codex", "link", "home/x/../.codex/"] {
+        let error = read_in(folder.path(), &[("HOME", home), ("CODEX_HOME", place)]).err().expect("it is refused");
+        let text = error.to_string();
+        assert!(text.contains("CODEX_HOME") && text.contains("CODEX_AUTH_JSON_PATH"), "{text}");
+    }
+    read_in(folder.path(), &[("HOME", home), ("CODEX_HOME", "home/codex")]).expect("another folder");
+}

@@ -4,6 +4,8 @@ use std::io::{BufRead, Read};
 
 use tokio::sync::mpsc;
 
+use super::plain;
+
 /// The longest line, in bytes. A longer one is cut there, and the rest is the next line.
 const LONGEST_LINE: u64 = 256 * 1024;
 /// Lines that wait; beyond that, reading waits.
@@ -61,7 +63,10 @@ impl Input {
             },
             ("help", "") => Self::Help,
             ("quit" | "exit", "") => Self::Quit,
-            _ => Self::Wrong(format!("there is no command /{word}; /help lists them, //{word} sends it as a message")),
+            _ => {
+                let word = plain::one_line(word, 50);
+                Self::Wrong(format!("there is no command /{word}; /help lists them, //{word} sends it as a message"))
+            }
         }
     }
 
@@ -111,6 +116,11 @@ mod tests {
         ] {
             assert_eq!(Input::parse(line), expected, "{line:?}");
         }
+        assert_eq!(
+            Input::parse("/\u{1b}[31mred"),
+            Input::Wrong("there is no command /red; /help lists them, //red sends it as a message".to_owned()),
+            "no control sequence comes back"
+        );
         for line in ["/thread", "/thread x", "/new now", "/tmp/file", "/"] {
             assert!(matches!(Input::parse(line), Input::Wrong(_)), "{line:?}");
         }

@@ -65,9 +65,19 @@ impl Log {
 
     /// Appends a message; it is on the disk when this returns.
     pub(super) async fn append(&mut self, entry: &Entry) -> io::Result<()> {
-        self.file.write_all(&line(entry)?).await?;
-        self.file.flush().await?;
-        self.file.sync_data().await
+        let line = line(entry)?;
+        let before = self.file.metadata().await?.len();
+        let written = async {
+            self.file.write_all(&line).await?;
+            self.file.flush().await?;
+            self.file.sync_data().await
+        };
+        let written = written.await;
+        if written.is_err() {
+            // A part of a line, or one that was told to have failed, must not stand before the next.
+            let _ = self.file.set_len(before).await;
+        }
+        written
     }
 }
 

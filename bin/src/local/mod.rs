@@ -18,7 +18,7 @@ mod script;
 mod terminal;
 
 use std::collections::VecDeque;
-use std::io::BufReader;
+use std::io::{BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,9 @@ const SHOWN: usize = 6;
 /// How long the agent's process may take to end.
 const AGENT_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long what is still to be shown may take when the chat ends.
+const SCREEN_LIMIT: Duration = Duration::from_secs(2);
+
 /// Where the chat keeps what is its own: apart from what belongs to Slack, and below the same lock.
 pub(crate) fn folder(config: &Config) -> PathBuf {
     config.folders.data_root.join("local")
@@ -57,14 +60,12 @@ pub(crate) fn logs(config: &Config) -> PathBuf {
     config.folders.log_dir.clone().unwrap_or_else(|| folder(config).join("logs"))
 }
 
-/// Whether somebody may be at the other end of standard input: a terminal, a pipe, a socket or a file.
+/// Whether somebody may be at the other end of standard input: a terminal, a pipe or a file.
 pub(crate) fn somebody_types() -> bool {
     use rustix::fs::{FileType, fstat};
-    use std::io::IsTerminal;
-
     let stdin = std::io::stdin();
     let kind = fstat(&stdin).map(|stat| FileType::from_raw_mode(stat.st_mode));
-    stdin.is_terminal() || matches!(kind, Ok(FileType::Fifo | FileType::Socket | FileType::RegularFile))
+    stdin.is_terminal() || matches!(kind, Ok(FileType::Fifo | FileType::RegularFile))
 }
 
 /// Chats until the input ends or a signal comes.
@@ -81,25 +82,31 @@ pub(crate) async fn chat(config: &Config) -> Result<(), Failure> {
     let lines =
         input::lines(BufReader::new(std::io::stdin())).map_err(|error| cannot("the input cannot be read", error))?;
     let chat = Chat::open(config, screen, Arc::clone(&store)).await?;
-    chat.greet(config).await;
+    let talk = async {
+        chat.greet(config).await;
+        chat.talk(lines).await;
+    };
     let ended = tokio::select! {
         () = gone.cancelled() => None,
         stop = signals.next() => Some(stop),
-        () = chat.talk(lines) => None,
+        () = talk => None,
     };
-    let grace = if ended.is_some() { config.grace } else { Duration::ZERO };
-    if ended.is_some() {
-        chat.screen.note("ending; what was said is kept (a second signal ends at once)").await;
-    }
-    let drained = chat.drain(grace);
+    let end = async {
+        let grace = if ended.is_some() { config.grace } else { Duration::ZERO };
+        if ended.is_some() {
+            let note = chat.screen.note("ending; what was said is kept (a second signal ends at once)");
+            // Nobody may be reading any more.
+            let _ = tokio::time::timeout(SCREEN_LIMIT, note).await;
+        }
+        chat.drain(grace).await;
+        run::close(store).await;
+        // The screen ends when nobody has anything more to show, or never, when nobody reads that.
+        let _ = tokio::time::timeout(SCREEN_LIMIT, tokio::task::spawn_blocking(move || painter.join())).await;
+    };
     tokio::select! {
-        () = drained => {}
+        () = end => Ok(()),
         again = signals.next() => std::process::exit(again.exit_code()),
     }
-    run::close(store).await;
-    // The screen ends when nobody has anything more to show.
-    let _ = tokio::task::spawn_blocking(move || painter.join()).await;
-    Ok(())
 }
 
 struct Chat {
@@ -109,6 +116,8 @@ struct Chat {
     runtime: Arc<dyn AgentRuntime>,
     clock: Arc<dyn Clock>,
     broker: Broker,
+    /// Whether the lines are typed, one after another, by a person.
+    typed: bool,
     /// Why it is the demo agent, when it is.
     no_codex: Option<String>,
 }
@@ -146,7 +155,8 @@ impl Chat {
         let broker = Broker::start(parts, settings)
             .await
             .map_err(|error| Failure::new(Exit::Io, format!("what an earlier chat left cannot be read: {error}")))?;
-        Ok(Self { terminal, screen, store, runtime, clock, broker, no_codex })
+        let typed = std::io::stdin().is_terminal();
+        Ok(Self { terminal, screen, store, runtime, clock, broker, typed, no_codex })
     }
 
     /// Says what this is, and where it goes on.
@@ -172,14 +182,15 @@ impl Chat {
 
     /// Reads lines until they end, and waits until everything is answered.
     ///
-    /// From a pipe the lines are all there at once: each waits until the one before is answered, unless it is `-stop`. At a terminal a line goes out when it is typed, also into a turn that runs.
+    /// From a pipe the lines are all there at once: each waits until the one before is answered, unless it is `-stop`. At a
+    /// terminal a line goes out when it is typed, also into a turn that runs.
     async fn talk(&self, mut lines: mpsc::Receiver<String>) {
         let mut waiting: VecDeque<Input> = VecDeque::new();
         let (mut open, mut at_work) = (true, false);
         loop {
             while let Some(next) = waiting.pop_front_if(|next| !at_work || next.is_urgent()) {
                 let quits = next == Input::Quit;
-                at_work |= self.obey(next).await && !self.screen.is_terminal();
+                at_work |= self.obey(next).await && !self.typed;
                 if quits {
                     return self.answered().await;
                 }
@@ -211,7 +222,7 @@ impl Chat {
         match input {
             Input::Say(text) => {
                 // What is typed stands on the terminal already.
-                if !self.screen.is_terminal() {
+                if !(self.typed && self.screen.is_terminal()) {
                     self.screen.show(Show::Message { from: "you".to_owned(), text: text.clone() }).await;
                 }
                 if let Err(error) = self.terminal.say(&text).await {

@@ -132,15 +132,49 @@ pub(super) fn refine(runs: Vec<Run>, people: &Directory<'_>) -> Vec<Run> {
             continue;
         }
         let mut rest = text.as_str();
-        while let Some((prose, url, tail)) = bare_url(rest) {
+        loop {
+            let (prose, dest, label, tail) = match (slack_link(rest), bare_url(rest)) {
+                // Its address would be found in it as a bare one.
+                (Some(link), bare) if bare.is_none_or(|(prose, ..)| link.prose.len() < prose.len()) => {
+                    (link.prose, link.dest, link.label, link.tail)
+                }
+                (_, Some((prose, url, tail))) => (prose, url, url, tail),
+                _ => break,
+            };
             people.split(prose, style, before, Some(EDGE), &mut out);
-            out.push(Run { style, kind: RunKind::Link { dest: url.to_owned(), label: url.to_owned() } });
+            out.push(Run { style, kind: RunKind::Link { dest: dest.to_owned(), label: label.to_owned() } });
             (before, rest) = (Some(EDGE), tail);
         }
         people.split(rest, style, before, runs.peek().and_then(first), &mut out);
         before = last;
     }
     out
+}
+
+/// A link as Slack writes it: `<https://x.y|its label>`. Agents have read Slack's messages and write their own so.
+struct SlackLink<'a> {
+    prose: &'a str,
+    dest: &'a str,
+    label: &'a str,
+    tail: &'a str,
+}
+
+/// The first such link. Each character is looked at once: what begins a link ends at the next bracket of either kind.
+fn slack_link(text: &str) -> Option<SlackLink<'_>> {
+    let mut from = 0;
+    while let Some(begin) = text[from..].find("<http").map(|at| from + at) {
+        let inner = &text[begin + 1..];
+        let end = inner.find(['<', '>'])?;
+        from = begin + 1 + end;
+        if !inner[end..].starts_with('>') {
+            continue;
+        }
+        let Some((dest, label)) = inner[..end].split_once('|') else { continue };
+        if !label.trim().is_empty() && !dest.contains(char::is_whitespace) && escape::address(dest).is_some() {
+            return Some(SlackLink { prose: &text[..begin], dest, label: label.trim(), tail: &text[from + 1..] });
+        }
+    }
+    None
 }
 
 /// The smallest piece that the splitter moves: finished text, at most as long as fits into any message.

@@ -261,8 +261,13 @@ impl<'p> Reader<'p> {
             }
             Tag::TableCell => self.in_cell = true,
             Tag::Link { link_type, dest_url, .. } => {
-                let mail = link_type == LinkType::Email;
-                self.start_link(if mail { format!("mailto:{dest_url}") } else { dest_url.into_string() }, false);
+                let dest = match (link_type, dest_url.split_once('|')) {
+                    (LinkType::Email, _) => format!("mailto:{dest_url}"),
+                    // A link as Slack writes it. What stands between the brackets is its text as well: see `end_link`.
+                    (LinkType::Autolink, Some((dest, _))) => dest.to_owned(),
+                    _ => dest_url.into_string(),
+                };
+                self.start_link(dest, false);
             }
             Tag::Image { dest_url, .. } => self.start_link(dest_url.into_string(), true),
             Tag::Paragraph

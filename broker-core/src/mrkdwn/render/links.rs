@@ -47,11 +47,18 @@ impl Reader<'_> {
         let Some(Capture { dest, label, style, plain, .. }) = self.capture.take() else { return };
         let style = style.unwrap_or_else(|| self.style());
         let trimmed = label.trim();
+        // Of `<https://x.y|label>` the label alone is shown.
+        let slack = trimmed.strip_prefix(dest.as_str()).and_then(|rest| rest.strip_prefix('|')).map(str::trim);
+        let trimmed = match slack {
+            Some("") => dest.as_str(),
+            label => label.unwrap_or(trimmed),
+        };
         if escape::address(&dest).is_some() {
             let space = |spaced: bool| if spaced { " " } else { "" };
             self.push_text(space(label.starts_with(char::is_whitespace)), style);
             self.in_url = false;
-            self.runs.push(Run { style, kind: RunKind::Link { dest, label: trimmed.to_owned() } });
+            let shown = trimmed.to_owned();
+            self.runs.push(Run { style, kind: RunKind::Link { dest, label: shown } });
             self.push_text(space(label.len() > 1 && label.ends_with(char::is_whitespace)), style);
             return;
         }

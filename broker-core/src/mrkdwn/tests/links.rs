@@ -11,6 +11,13 @@ pub(super) const LINKS: Cases = &[
     ("[a](https://x.y/b_(c))", "<https://x.y/b_(c)|a>"),
     ("[a](https://x.y/b(c(d)))", "<https://x.y/b(c(d))|a>"),
     (r"[a](https://x.y/b\))", "<https://x.y/b)|a>"),
+    // Slack's own form.
+    ("see <https://x.y|a>.", "see <https://x.y|a>."),
+    ("see <https://x.y/?a=1&b=2|PR 12>.", "see <https://x.y/?a=1&amp;b=2|PR 12>."),
+    ("<https://x.y|a b> and <https://z.y|c d>, https://w.y", "<https://x.y|a b> and <https://z.y|c d>, <https://w.y>"),
+    ("**<https://x.y|a b>**", "*<https://x.y|a b>*"),
+    ("<https://x.y|>", "<https://x.y>"),
+    ("<javascript:alert(1)|a b>", "&lt;javascript:alert(1)|a b&gt;"),
     ("[a](<https://x.y/b c>)", "<https://x.y/b%20c|a>"),
     ("[a](<https://x.y/b)c>)", "<https://x.y/b)c|a>"),
     ("[a](https://x.y 'title')", "<https://x.y|a>"),
