@@ -258,7 +258,8 @@ async fn kills(name: &str, size: Size, command: &str) {
     }
     traffic.assert_clean(&world, &count, &how);
     // The agent may be away for longer than a message waits in silence; nothing else is to be told.
-    let odd: Vec<_> = count.notices.iter().filter(|notice| !notice.starts_with("The agent cannot be reached")).collect();
+    let odd: Vec<_> =
+        count.notices.iter().filter(|notice| !notice.starts_with("The agent cannot be reached")).collect();
     assert!(odd.is_empty(), "{odd:?}\n{how}");
     assert_eq!(world.slack.violations(), Vec::<String>::new(), "{how}");
 }

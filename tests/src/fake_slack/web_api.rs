@@ -195,11 +195,9 @@ async fn fail(trouble: &Trouble, stop: &CancellationToken) -> Result<Response<Bo
             let body = json!({ "ok": false, "error": code }).to_string();
             Ok(response(StatusCode::OK, "application/json", full(body)))
         }
-        Trouble::LoseAnswer
-        | Trouble::Drop
-        | Trouble::Delay(_)
-        | Trouble::DoneThenDelay(_)
-        | Trouble::LandsLate(_) => Err(Dropped),
+        Trouble::LoseAnswer | Trouble::Drop | Trouble::Delay(_) | Trouble::DoneThenDelay(_) | Trouble::LandsLate(_) => {
+            Err(Dropped)
+        }
     }
 }
 

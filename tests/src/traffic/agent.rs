@@ -143,7 +143,11 @@ impl Conversation {
             // What came right before this and was never seen may have been a turn of its own, or the end of the one before.
             let sure = turn.open.is_empty() || !self.before.ended;
             let left = std::mem::take(&mut self.before.open);
-            if sure { turn.open.extend(left) } else { turn.again.extend(left) }
+            if sure {
+                turn.open.extend(left)
+            } else {
+                turn.again.extend(left)
+            }
             for appeared in numbers(text, "word-").into_iter().chain(numbers(text, "again-")) {
                 turn.open.remove(&appeared);
                 turn.again.remove(&appeared);
