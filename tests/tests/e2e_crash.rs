@@ -147,55 +147,6 @@ async fn a_turn_that_is_cut_twice_is_told() {
     world.finish().await;
 }
 
-/// Kills in a row at moments that nobody chose: a message is on its way in, to the agent, or out.
-#[tokio::test(flavor = "multi_thread")]
-async fn kills_at_any_moment_lose_and_double_nothing() {
-    let Some(mut world) = World::start("any-moment").await else { return };
-    let mut threads = Vec::new();
-    for round in 0..6_u32 {
-        let root = world.mention(&format!("round-{round} scenario:text:done {round}"));
-        threads.push((round, root.clone()));
-        // Each round lets the chain come a little further before the kill.
-        match round {
-            0 => {}
-            1 => drop(world.slack.wait_for("ack", ANSWER, |state| state.envelopes().last()?.acked).await),
-            2 => {
-                let said = format!("round-{round}");
-                world.model.wait_for_request("request", ANSWER, |request| request.says(&said)).await;
-            }
-            3 => {
-                let posts = world.slack.look(|state| state.calls("chat.postMessage").len());
-                let more = |state: &broker_tests::fake_slack::State| {
-                    (state.calls("chat.postMessage").len() > posts).then_some(())
-                };
-                world.slack.wait_for("post", ANSWER, more).await;
-            }
-            4 => world.given(1).await,
-            _ => drop(world.answer(&root, "done 5").await),
-        }
-        kill(&mut world, if round % 2 == 0 { Victim::Broker } else { Victim::Both }).await;
-    }
-    for (round, root) in &threads {
-        let root = root.clone();
-        // Whether the turn was cut before its answer or not, one answer comes: the scripted one, or the one of the turn
-        // that went on.
-        let what = format!("answer of round {round}");
-        world.slack.wait_for_answer(CHANNEL, &root, &what, DOUBT, |_| true).await;
-    }
-    world.exchange("later").await;
-    for (round, root) in &threads {
-        let answers = world.slack.answers(CHANNEL, root);
-        assert_eq!(answers.len(), 1, "round {round}: {answers:?}");
-        world.reply(root, &format!("again-{round} scenario:text:still here {round}"));
-        world.answer(root, &format!("still here {round}")).await;
-        let again = format!("again-{round}");
-        let requests = world.model.requests();
-        let last = requests.iter().rfind(|request| request.says(&again)).expect("the last turn");
-        assert_eq!(last.times(&format!("round-{round} scenario")), 1, "round {round}: {:?}", last.user_texts());
-    }
-    world.finish().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_post_without_an_answer_is_looked_up_and_not_repeated() {
     for (name, trouble) in [

@@ -20,6 +20,10 @@ use rustix::process::Signal;
 
 /// From the last message to the last answer: a post in doubt takes half a minute, and two in a row of one thread twice that.
 const SETTLE: Duration = Duration::from_secs(240);
+/// From so many messages on posts are refused in ways that leave them in doubt.
+const DOUBTS_FROM: usize = 200;
+/// How long an [`Act::Backlog`] waits at most.
+const BACKLOG: Duration = Duration::from_secs(8);
 /// How the large run is repeated.
 const LARGE: &str = "cargo test -p broker-tests --test e2e_kill -- --ignored --nocapture";
 /// How the small one is.
@@ -82,6 +86,8 @@ enum Act {
     Start,
     /// Everything is well again.
     Ready,
+    /// At most so many messages wait for their answers, or a while is over.
+    Backlog(usize),
 }
 
 /// The stream: what happens, in order.
@@ -99,16 +105,25 @@ fn script(size: Size) -> Vec<Act> {
                 let message = one(rng, (open, said), size, &mut last);
                 open += usize::from(matches!(message, Act::Open(_)));
                 said += 1;
-                acts.extend(trouble(rng));
+                acts.extend(trouble(rng, size));
                 acts.push(message);
                 acts.push(Act::Pause(if rng.u8(..) < 100 { rng.u64(0..20) } else { rng.u64(0..350) }));
             }
         };
-        say(&mut acts, &mut rng, messages - away);
+        let early = rng.usize(0..=messages - away);
+        say(&mut acts, &mut rng, early);
+        if kills < size.kills && rng.bool() {
+            acts.push(Act::Backlog(rng.usize(0..4)));
+        }
+        say(&mut acts, &mut rng, messages - away - early);
         if kills == size.kills {
             break;
         }
         kills += 1;
+        // Without this most kills would find a broker that has hardly begun with what an earlier one left behind.
+        if rng.u8(0..3) < 2 {
+            acts.push(Act::Backlog(rng.usize(0..8)));
+        }
         acts.push(Act::Pause(rng.u64(0..900)));
         acts.push(Act::Kill([Victim::Broker, Victim::AppServer, Victim::Both][rng.usize(0..3)]));
         let late = rng.usize(0..=away);
@@ -145,15 +160,17 @@ fn one(rng: &mut Rng, (open, said): (usize, usize), size: Size, last: &mut usize
     Act::Say(*last, way)
 }
 
-/// What Slack makes of the next answer's post.
-fn trouble(rng: &mut Rng) -> Option<Act> {
+/// What Slack makes of the next answer's post. In a small run nothing that leaves a post in doubt: that takes half a minute
+/// each time, and a kill does it anyway.
+fn trouble(rng: &mut Rng, size: Size) -> Option<Act> {
     let millis = |rng: &mut Rng| Duration::from_millis(rng.u64(50..1500));
+    let doubt = size.messages >= DOUBTS_FROM;
     let trouble = match rng.u8(0..20) {
         0..=2 => Trouble::Delay(millis(rng)),
         3..=5 => Trouble::DoneThenDelay(millis(rng)),
         6 => Trouble::LoseAnswer,
         7 => Trouble::RateLimited(1),
-        8 => Trouble::Status(503),
+        8 if doubt => Trouble::Status(503),
         9 => Trouble::DoneThenStatus(502),
         _ => return None,
     };
@@ -189,6 +206,9 @@ impl Run {
                 *dead = false;
             }
             Act::Start => {}
+            Act::Backlog(most) => {
+                traffic.backlog(world, most, BACKLOG).await;
+            }
             Act::Ready => {
                 world.broker.ready().await;
                 traffic.event("all well");
@@ -233,8 +253,8 @@ async fn kills(name: &str, size: Size, command: &str) {
     traffic.close(&world, ALICE, SETTLE).await;
     let count = traffic.count(&world);
     println!("{} threads, {} kills; {count}", traffic.threads().len(), size.kills);
-    for notice in &count.notices {
-        println!("notice: {notice}");
+    for line in count.notices.iter().chain(&count.dropped) {
+        println!("beside: {line}");
     }
     traffic.assert_clean(&world, &count, &how);
     // The agent may be away for longer than a message waits in silence; nothing else is to be told.

@@ -75,6 +75,18 @@ impl ModelRequest {
         self.input().iter().filter(output).map(|item| text(&item["output"])).collect()
     }
 
+    /// What a call with this text among its arguments was answered, when it stands in the history with an answer.
+    pub fn output_of(&self, arguments: &str) -> Option<String> {
+        let call = self.input().iter().rev().find(|item| {
+            let given = item["arguments"].as_str().or_else(|| item["input"].as_str());
+            given.is_some_and(|given| given.contains(arguments))
+        })?;
+        let answers = |item: &&Value| {
+            item["call_id"] == call["call_id"] && item["type"].as_str().is_some_and(|kind| kind.ends_with("_output"))
+        };
+        self.input().iter().find(answers).map(|item| text(&item["output"]))
+    }
+
     /// The names of the tools on offer.
     pub fn tools(&self) -> Vec<String> {
         let mut names = Vec::new();

@@ -27,6 +27,8 @@ struct Memory {
     /// By the runtime's thread.
     conversations: HashMap<String, Conversation>,
     complaints: Vec<String>,
+    /// Calls that the runtime did not keep.
+    dropped: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -48,8 +50,8 @@ struct Turn {
     way: Way,
     /// How many steps went into the newest message.
     stage: usize,
-    /// The messages that the last call of `post` answers, until its result is known.
-    posting: BTreeSet<u32>,
+    /// What the last call of `post` says, and the messages that it answers, until its result is known.
+    posting: Option<(String, BTreeSet<u32>)>,
     /// Whether the agent has said its last word.
     ended: bool,
 }
@@ -62,6 +64,11 @@ impl Agent {
     /// What should not have come.
     pub(super) fn complaints(&self) -> Vec<String> {
         self.memory.read(|memory| memory.complaints.clone())
+    }
+
+    /// Calls of which the runtime showed neither the call nor an answer in the same turn.
+    pub(super) fn dropped(&self) -> Vec<String> {
+        self.memory.read(|memory| memory.dropped.clone())
     }
 
     /// The answer to a request; nothing to one that is not of the traffic.
@@ -90,7 +97,7 @@ impl Memory {
             return Some(format!("the history of {} became shorter", request.thread));
         };
         conversation.known = said.len();
-        conversation.turn.posted(request);
+        self.dropped.extend(conversation.turn.posted(request));
         for text in new {
             conversation.hear(text);
         }
@@ -109,8 +116,9 @@ impl Memory {
             (Way::Shell, 0) => return Step::Shell(format!("sleep 0.2; echo {word}")),
             (Way::Progress, 0) => return Step::post("progress", &format!("progress {number} on {word}")),
             (Way::Post, 0) if !turn.open.is_empty() => {
-                turn.posting.clone_from(&turn.open);
-                return Step::post("final", &turn.words(number));
+                let text = turn.words(number);
+                turn.posting = Some((text.clone(), turn.open.clone()));
+                return Step::post("final", &text);
             }
             _ => {}
         }
@@ -155,14 +163,18 @@ impl Conversation {
 }
 
 impl Turn {
-    /// Looks at what became of the last post.
-    fn posted(&mut self, request: &ModelRequest) {
-        let posting = std::mem::take(&mut self.posting);
-        let said = request.tool_outputs().pop().unwrap_or_default();
-        if said.contains("posted (") || said.contains("queued as") {
+    /// Looks at what became of the last post; returns it when it is not there.
+    fn posted(&mut self, request: &ModelRequest) -> Option<String> {
+        let (text, posting) = self.posting.take()?;
+        // A call without an answer did not happen, as far as the agent knows.
+        let Some(said) = request.output_of(&text) else {
+            return Some(format!("{text} (turn {}, {} inputs)", self.id, request.said().len()));
+        };
+        if said.starts_with("posted (") || said.starts_with("queued as") {
             self.open.retain(|word| !posting.contains(word));
             self.again.clear();
         }
+        None
     }
 
     fn words(&self, number: u64) -> String {

@@ -46,6 +46,8 @@ pub struct Count {
     pub marked: usize,
     /// What else the broker said for itself.
     pub notices: Vec<String>,
+    /// Tool calls that the runtime did not make.
+    pub dropped: Vec<String>,
 }
 
 impl Count {
@@ -60,7 +62,7 @@ impl fmt::Display for Count {
         write!(
             f,
             "{} messages: {} lost, {} given twice, {} unanswered, {} posted twice, {} astray ({} told by a notice, {} posts \
-             marked as possible duplicates, other notices: {})",
+             marked as possible duplicates, {} other notices, {} tool calls dropped by the runtime)",
             self.messages,
             self.lost.len(),
             self.given_twice.len(),
@@ -69,7 +71,8 @@ impl fmt::Display for Count {
             self.astray.len(),
             self.told,
             self.marked,
-            self.notices.len()
+            self.notices.len(),
+            self.dropped.len()
         )
     }
 }
@@ -148,6 +151,7 @@ impl Traffic {
         });
         let complaint = |what: String| Problem { thread: usize::MAX, what };
         count.astray.extend(self.agent.complaints().into_iter().map(complaint));
+        count.dropped = self.agent.dropped();
         count
     }
 

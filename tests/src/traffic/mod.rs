@@ -151,7 +151,12 @@ impl Traffic {
 
     /// Waits until every message has its answer, or a notice that stands for it. What never comes is for the count to say.
     pub async fn settle(&self, world: &World, limit: Duration) {
-        let settled = |state: &State| self.unanswered(state).is_empty().then_some(());
+        self.backlog(world, 0, limit).await;
+    }
+
+    /// Waits until at most so many messages have none, at most so long.
+    pub async fn backlog(&self, world: &World, most: usize, limit: Duration) {
+        let settled = |state: &State| (self.unanswered(state).len() <= most).then_some(());
         world.slack.until(limit, settled).await;
     }
 
