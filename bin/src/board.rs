@@ -4,18 +4,22 @@ use std::sync::Arc;
 
 use broker_core::agent::AgentRuntime;
 use broker_core::chat::LinkHealth;
+use broker_core::engine::TurnCounts;
 use broker_core::health::PartHealth;
 use broker_core::store::StateStore;
 use broker_http::{Api, Part};
 use tokio::sync::watch;
 
-/// The parts that come late and leave early: the link to Slack, the outbox, the search for missed messages. The port is open before they are there, so
-/// that an operator can see what is missing.
+use crate::figures;
+
+/// The parts that come late and leave early: the link to Slack, the outbox, the search for missed messages, the turns. The
+/// port is open before they are there, so that an operator can see what is missing.
 #[derive(Debug)]
 pub(crate) struct Board {
     link: watch::Sender<LinkHealth>,
     outbox: watch::Sender<PartHealth>,
     recovery: watch::Sender<PartHealth>,
+    turns: watch::Sender<PartHealth>,
 }
 
 impl Board {
@@ -30,6 +34,7 @@ impl Board {
             link: watch::Sender::new(link),
             outbox: watch::Sender::new(outbox),
             recovery: watch::Sender::new(recovery),
+            turns: watch::Sender::new(shown(TurnCounts::default())),
         }
     }
 
@@ -37,6 +42,12 @@ impl Board {
     pub(crate) fn not_connected(&self, reason: &str) {
         let ill = PartHealth::ill(format!("connecting to Slack: {reason}"));
         self.link.send_replace(LinkHealth::new(ill.clone(), ill));
+    }
+
+    /// So many turns run and wait.
+    pub(crate) fn turns(&self, counts: TurnCounts) {
+        figures::turns(counts);
+        self.turns.send_replace(shown(counts));
     }
 
     /// The broker is stopping: whoever asks is to send nothing more.
@@ -65,9 +76,15 @@ impl Board {
             .part(Part::watched("scopes", self.link.subscribe(), |link| link.scopes.clone()))
             .part(Part::watched("outbox", self.outbox.subscribe(), PartHealth::clone))
             .part(Part::watched("recovery", self.recovery.subscribe(), PartHealth::clone))
+            .part(Part::watched("turns", self.turns.subscribe(), PartHealth::clone))
             .part(Part::watched("runtime", runtime.health(), |health| health.runtime.clone()))
             .part(Part::watched("sandbox", runtime.health(), |health| health.sandbox.clone()))
     }
+}
+
+/// Waiting is no illness: it is what the limit is for.
+fn shown(counts: TurnCounts) -> PartHealth {
+    PartHealth::well().with("active", counts.active).with("waiting", counts.waiting)
 }
 
 /// Passes on what a part reports, until it reports no longer.

@@ -8,6 +8,7 @@ mod board;
 mod config;
 mod env_file;
 mod exit;
+mod figures;
 mod local;
 mod log_files;
 mod logging;

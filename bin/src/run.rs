@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::Board;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::figures::{self, Figures};
 use crate::logging::Log;
 use crate::signals::{Signals, Stop};
 
@@ -69,6 +70,7 @@ struct House {
     store: Arc<SqliteStore>,
     codex: Arc<Codex>,
     board: Arc<Board>,
+    figures: Figures,
     http: JoinHandle<()>,
     http_stop: CancellationToken,
     /// Held until the store is closed. Last, since fields are dropped in this order.
@@ -90,10 +92,18 @@ impl House {
         let board = Arc::new(Board::new());
         let api = Api::new(env!("CARGO_PKG_VERSION"), config.bind_host.clone());
         let api = board.api(api, Arc::clone(&store) as _, codex.as_ref());
+        let figures = Figures::install()
+            .map_err(|error| Failure::new(Exit::Internal, format!("nothing can be counted ({error})")))?;
+        let (scraped, counted) = (figures.clone(), Arc::clone(&store) as Arc<dyn broker_core::store::StateStore>);
+        let now = Arc::clone(&clock);
+        let api = api.metrics(move || {
+            let (figures, store, clock) = (scraped.clone(), Arc::clone(&counted), Arc::clone(&now));
+            async move { figures.text(store, clock).await }
+        });
         let http_stop = CancellationToken::new();
         let http = tokio::spawn(broker_http::serve(listener, api, http_stop.clone()));
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-        Ok(Self { clock, store, codex, board, http, http_stop, _root: root })
+        Ok(Self { clock, store, codex, board, figures, http, http_stop, _root: root })
     }
 
     /// Connects, runs, and returns at the first signal.
@@ -108,9 +118,25 @@ impl House {
             self.board.follow(link, broker.outbox_health(), broker.recovery_health()).await;
             std::future::pending::<Infallible>().await
         };
+        let counted = async {
+            let mut upkeep = tokio::time::interval(figures::UPKEEP);
+            loop {
+                upkeep.tick().await;
+                self.figures.upkeep();
+            }
+        };
+        let turns = async {
+            let mut looks = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                looks.tick().await;
+                self.board.turns(broker.turns());
+            }
+        };
         let stop = tokio::select! {
             stop = signals.next() => stop,
             never = shown => match never {},
+            () = counted => unreachable!("it goes on for ever"),
+            () = turns => unreachable!("it goes on for ever"),
         };
         self.stopping(stop, Some(broker))
     }

@@ -117,7 +117,7 @@ variables! {
     CODEX_IDLE_MS = Value("1800000"), plain,
         "Codex is ended when nothing was asked of it for so many milliseconds; the next message starts it again.";
     PORT = Value("3000"), plain,
-        "The port of /healthz and /readyz; 0 takes a free one.";
+        "The port of /healthz, /readyz and /metrics; 0 takes a free one.";
     WORKER_BIND_HOST = Value("127.0.0.1"), plain,
         "The address or host name that the port is opened on.";
     LOG_LEVEL = Value("info"), plain,

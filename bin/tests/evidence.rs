@@ -115,3 +115,12 @@ fn the_manual_names_files_that_exist() {
         }
     }
 }
+
+#[test]
+fn every_metric_is_documented() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operation.md")).expect("the page");
+    for metric in broker_core::telemetry::ALL {
+        assert!(text.contains(&format!("| `{}` |", metric.name)), "{} is not in docs/operation.md", metric.name);
+        assert!(text.contains(metric.help), "docs/operation.md says something else of {}", metric.name);
+    }
+}

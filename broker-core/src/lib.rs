@@ -125,6 +125,7 @@ pub mod prompt;
 pub mod session;
 pub mod status;
 pub mod store;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod thread_tools;

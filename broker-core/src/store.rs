@@ -277,8 +277,12 @@ pub struct StoreCounts {
     pub journal_unreadable: u64,
     /// Inbox rows that wait or are in doubt.
     pub inbox_open: u64,
+    /// When the oldest of them was made.
+    pub inbox_oldest: Option<Timestamp>,
     /// Parts that are not yet sent.
     pub parts_open: u64,
+    /// When the oldest of them was made.
+    pub parts_oldest: Option<Timestamp>,
 }
 
 /// What survives a crash. Every method that changes something returns after it is durable.

@@ -1,9 +1,12 @@
 //! The listener's loop and its limits.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::header;
 use axum::middleware;
 use axum::routing::get;
 use hyper::server::conn::http1;
@@ -56,6 +59,15 @@ impl Default for Limits {
     }
 }
 
+/// Gives the text of `/metrics`.
+struct Metrics(Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>);
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
 /// What is served.
 #[derive(Debug)]
 pub struct Api {
@@ -63,6 +75,7 @@ pub struct Api {
     bind_host: String,
     hosts: Vec<String>,
     parts: Vec<Part>,
+    metrics: Option<Metrics>,
     limits: Limits,
 }
 
@@ -70,13 +83,31 @@ impl Api {
     /// Nothing but health, with no parts. `bind_host` is the host that the listener was bound to: it may be called by that
     /// name, and when it stands for all addresses (`0.0.0.0`, `::`), by any address.
     pub fn new(version: &'static str, bind_host: impl Into<String>) -> Self {
-        Self { version, bind_host: bind_host.into(), hosts: Vec::new(), parts: Vec::new(), limits: Limits::default() }
+        Self {
+            version,
+            bind_host: bind_host.into(),
+            hosts: Vec::new(),
+            parts: Vec::new(),
+            metrics: None,
+            limits: Limits::default(),
+        }
     }
 
     /// Adds a part to readiness.
     #[must_use]
     pub fn part(mut self, part: Part) -> Self {
         self.parts.push(part);
+        self
+    }
+
+    /// Serves `GET /metrics` with what `text` gives, in the text format of Prometheus.
+    #[must_use]
+    pub fn metrics<F, A>(mut self, text: F) -> Self
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = String> + Send + 'static,
+    {
+        self.metrics = Some(Metrics(Arc::new(move || Box::pin(text()))));
         self
     }
 
@@ -101,7 +132,12 @@ impl Api {
             limit: self.limits.request,
         };
         let health = Health { version: self.version, since: Instant::now(), parts: self.parts };
-        Router::new()
+        let mut router = Router::new();
+        if let Some(Metrics(text)) = self.metrics {
+            let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+            router = router.route("/metrics", get(async move || (format, text().await)));
+        }
+        router
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))
             .method_not_allowed_fallback(async || Refusal::MethodNotAllowed)

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use broker_core::telemetry;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
@@ -17,12 +18,12 @@ use serde_json::Value;
 use slack_morphism::errors::SlackClientError;
 use slack_morphism::hyper_tokio::{SlackClientHyperConnector, SlackHyperClient};
 use slack_morphism::{ClientResult, SlackApiToken, SlackApiTokenValue, SlackClient};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::config::ConnectError;
 use crate::failure::Failure;
 use crate::lenient;
-use crate::limiter::{Limiter, Priority};
+use crate::limiter::{Limiter, Priority, Turn};
 use crate::scopes::Granted;
 
 /// A Web API method and how long its answer is waited for.
@@ -133,10 +134,26 @@ impl Api {
         priority: Priority,
         call: impl Future<Output = ClientResult<Value>>,
     ) -> Result<Value, Failure> {
+        let asked = Instant::now();
         let turn = self.limiter.turn(method.name, channel, priority).await.map_err(|none| Failure::NotSent {
             reason: "waiting for the rate limit".to_owned(),
             retry_after: Some(none.retry_after),
         })?;
+        metrics::histogram!(telemetry::LIMITER_SECONDS).record(asked.elapsed());
+        let began = Instant::now();
+        let answer = self.called(method, turn, call).await;
+        metrics::histogram!(telemetry::SLACK_SECONDS).record(began.elapsed());
+        let result = answer.as_ref().map_or_else(Failure::kind, |_| "ok");
+        metrics::counter!(telemetry::SLACK_CALLS, "method" => method.name, "result" => result).increment(1);
+        answer
+    }
+
+    async fn called(
+        &self,
+        method: Method,
+        turn: Turn<'_>,
+        call: impl Future<Output = ClientResult<Value>>,
+    ) -> Result<Value, Failure> {
         let outcome = match timeout(method.limit, call).await {
             Err(_) => return Err(Failure::unanswered("no answer in time")),
             Ok(outcome) => outcome,

@@ -117,6 +117,16 @@ impl Failure {
     }
 
     /// The code or reason, for logs.
+    /// What it counts as.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::NotSent { reason, .. } if reason.starts_with("rate") => "limited",
+            Self::NotSent { .. } => "not_sent",
+            Self::Unanswered { .. } => "unknown",
+            Self::Refused { .. } => "refused",
+        }
+    }
+
     pub(crate) fn reason(&self) -> &str {
         match self {
             Self::NotSent { reason, .. } | Self::Unanswered { reason } => reason,

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use broker_core::chat::Intake;
+use broker_core::telemetry;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -88,7 +89,10 @@ impl Keeper {
         loop {
             self.board.trying(self.slot);
             match stop.run_until_cancelled(self.try_open()).await? {
-                Ok(link) => return Some(link),
+                Ok(link) => {
+                    metrics::counter!(telemetry::LINKS).increment(1);
+                    return Some(link);
+                }
                 Err(trouble) => self.rest(&trouble, waits, stop).await?,
             }
         }
@@ -102,6 +106,7 @@ impl Keeper {
             Wait::Refused => self.limits.refused_wait,
         };
         let Trouble { reason, mend, .. } = trouble;
+        metrics::counter!(telemetry::LINK_TROUBLES).increment(1);
         tracing::warn!(connection = self.slot + 1, reason, mend, ?wait, "no socket link");
         self.board.trouble(self.slot, &trouble.to_string());
         stop.run_until_cancelled(sleep(wait)).await

@@ -8,6 +8,7 @@ use std::time::Duration;
 use broker_core::chat::{ConnectionEnd, ConnectionHealth, ConnectionState, LinkHealth};
 use broker_core::clock::{Clock, Timestamp};
 use broker_core::health::PartHealth;
+use broker_core::telemetry;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -256,6 +257,7 @@ impl Board {
 
     /// An envelope was acknowledged.
     pub(crate) fn acked(&self) {
+        metrics::counter!(telemetry::ACKS).increment(1);
         self.change(|facts, _| facts.acks += 1);
     }
 

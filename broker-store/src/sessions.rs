@@ -34,7 +34,9 @@ pub(crate) const COUNTS: &str = "SELECT (SELECT count(*) FROM sessions) AS sessi
          (SELECT count(*) FROM journal WHERE fate IS NULL) AS unread,
          (SELECT count(*) FROM journal WHERE fate = 'unreadable') AS unreadable,
          (SELECT count(*) FROM inbox WHERE state IN ('queued', 'given')) AS inbox,
-         (SELECT count(*) FROM outbox WHERE state IN ('queued', 'sending', 'unknown')) AS outbox";
+         (SELECT min(created_at) FROM inbox WHERE state IN ('queued', 'given')) AS inbox_oldest,
+         (SELECT count(*) FROM outbox WHERE state IN ('queued', 'sending', 'unknown')) AS outbox,
+         (SELECT min(created_at) FROM outbox WHERE state IN ('queued', 'sending', 'unknown')) AS outbox_oldest";
 
 /// Takes a session: every earlier fence is void from here on.
 pub(crate) fn claim(connection: &Connection, key: &ThreadKey, owner: &OwnerId) -> Sql<(Fence, SessionRows)> {
@@ -219,7 +221,10 @@ pub(crate) fn birth(connection: &Connection) -> Sql<Timestamp> {
 
 pub(crate) fn counts(connection: &Connection) -> Sql<StoreCounts> {
     Ok(connection.prepare_cached(COUNTS)?.query_row([], |row| {
+        let moment = |column| row.get::<_, Option<i64>>(column).map(|at| at.map(Timestamp::from_millis));
         Ok(StoreCounts {
+            inbox_oldest: moment("inbox_oldest")?,
+            parts_oldest: moment("outbox_oldest")?,
             sessions: row.get("sessions")?,
             journal_unread: row.get("unread")?,
             journal_unreadable: row.get("unreadable")?,

@@ -176,6 +176,17 @@ impl Broker {
         http_client::get(&url, &[], Duration::from_secs(10)).await.ok().map(|answer| answer.json())
     }
 
+    /// What `/metrics` says.
+    ///
+    /// # Panics
+    ///
+    /// When there is no answer.
+    pub async fn metrics(&self) -> String {
+        let url = format!("http://{}/metrics", self.address);
+        let answer = http_client::get(&url, &[], Duration::from_secs(10)).await.expect("an answer");
+        String::from_utf8(answer.body.to_vec()).expect("UTF-8")
+    }
+
     /// Waits until all parts are well.
     ///
     /// # Panics

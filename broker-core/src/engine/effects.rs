@@ -16,7 +16,7 @@ use crate::history::{self, Latest};
 use crate::prompt::{self, Coordinates, Overflow};
 use crate::session::{Effect, SessionInput, SessionMachine};
 use crate::store::ContextMessage;
-use crate::{thread_tools, workspace};
+use crate::{telemetry, thread_tools, workspace};
 
 /// How long the earlier messages are waited for.
 const BACKFILL_LIMIT: Duration = Duration::from_secs(10);
@@ -130,6 +130,7 @@ impl Hands {
     }
 
     fn answer(&self, request: RequestId, answer: AgentAnswer) {
+        count_answer(&answer);
         let runtime = Arc::clone(&self.shared.parts.runtime);
         self.shared.tasks.spawn(async move {
             if let Err(error) = runtime.answer(&request, answer).await {
@@ -167,11 +168,18 @@ impl Hands {
                     Err(reason) => refusal(&format!("the messages could not be read: {reason}")),
                 },
             };
+            count_answer(&answer);
             if let Err(error) = shared.parts.runtime.answer(&request, answer).await {
                 tracing::debug!(%error, "a tool call is over before its answer");
             }
         });
     }
+}
+
+fn count_answer(answer: &AgentAnswer) {
+    let AgentAnswer::Tool { success, .. } = answer;
+    let result = if *success { "done" } else { "refused" };
+    metrics::counter!(telemetry::TOOL_ANSWERS, "result" => result).increment(1);
 }
 
 fn refusal(text: &str) -> AgentAnswer {

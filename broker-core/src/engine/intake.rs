@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::Shared;
 use crate::chat::{Intake, LinkError, RawEnvelope};
 use crate::store::{Accepted, JournalRow, StoreError};
+use crate::telemetry;
 
 /// Commits an envelope, then hands its row to the router.
 struct Journal {
@@ -18,8 +19,12 @@ struct Journal {
 #[async_trait]
 impl Intake for Journal {
     async fn accept(&self, envelope: RawEnvelope) -> Result<Accepted, StoreError> {
+        let begun = tokio::time::Instant::now();
         let mut accepted = self.shared.parts.store.accept(vec![envelope.clone()]).await?;
         let accepted = accepted.pop().ok_or_else(|| StoreError::new("the store gave no row for an envelope"))?;
+        metrics::histogram!(telemetry::COMMIT_SECONDS).record(begun.elapsed());
+        let what = if accepted.fresh { "new" } else { "redelivery" };
+        metrics::counter!(telemetry::ENVELOPES, "delivery" => what).increment(1);
         if accepted.fresh {
             // A router that is behind finds the row in the journal: the acknowledgement never waits for it.
             let _ = self.rows.try_send(JournalRow { id: accepted.id, envelope });

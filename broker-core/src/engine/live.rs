@@ -13,6 +13,7 @@ use super::effects::Hands;
 use super::registry::{self, Letter, Load};
 use super::{Shared, router};
 use crate::admission::Verdict;
+use crate::agent::AgentEvent;
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, LookupError, OpKey, Parsed, Person, PersonId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::prompt;
@@ -20,6 +21,7 @@ use crate::session::{Arrival, Birth, STOP, SessionInput, SessionMachine, Step};
 use crate::store::{
     CommitError, Fence, JournalFate, JournalId, JournalRow, KnownMessage, SessionCommit, SessionId, StoreError,
 };
+use crate::telemetry;
 
 /// A reply that came before its root's mention is taken when the mention follows within this time.
 pub(super) const UNROUTED_KEPT: Duration = Duration::from_secs(10 * 60);
@@ -413,11 +415,16 @@ impl Session {
     async fn step(&mut self, input: SessionInput) -> Result<(), End> {
         let now = self.shared.parts.clock.now();
         let Some(machine) = &mut self.machine else { return Ok(()) };
+        count_call(&input);
         let Step { commit, effects } = machine.handle(input, now);
+        let ended: Vec<_> = commit.turns.iter().filter_map(|turn| turn.ended).collect();
         let read = commit.read.clone();
         if !commit.is_empty() {
             self.commit(commit).await?;
             self.quiet_since = now;
+        }
+        for (_, end) in ended {
+            metrics::counter!(telemetry::TURNS, "outcome" => end.as_str()).increment(1);
         }
         if let Some(machine) = &self.machine {
             for effect in effects {
@@ -457,6 +464,17 @@ impl Session {
             () = self.shared.parts.clock.sleep_until(until) => Ok(()),
         }
     }
+}
+
+/// Counts a call of a tool. Whatever else a model calls is one name.
+fn count_call(input: &SessionInput) {
+    let SessionInput::Agent(AgentEvent::ToolCall { tool, .. }) = input else { return };
+    let tool = match tool.as_str() {
+        "post" => "post",
+        "broker" => "broker",
+        _ => "other",
+    };
+    metrics::counter!(telemetry::TOOL_CALLS, "tool" => tool).increment(1);
 }
 
 /// Finds out what an author may do and how people are called.

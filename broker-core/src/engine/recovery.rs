@@ -21,6 +21,7 @@ use crate::clock::Timestamp;
 use crate::health::PartHealth;
 use crate::history::{Head, HistoryError, Urgency};
 use crate::store::{ActiveSession, JournalRow, StoreError};
+use crate::telemetry;
 
 /// The kind of an envelope that was found and not delivered.
 const KIND: &str = "found";
@@ -165,6 +166,8 @@ impl Search {
 
     fn report(&self, begun: Timestamp, tally: &Tally) {
         let Tally { conversations, threads, found, left } = *tally;
+        metrics::counter!(telemetry::RECOVERIES).increment(1);
+        metrics::counter!(telemetry::RECOVERED).increment(u64::try_from(found).unwrap_or(u64::MAX));
         if found > 0 {
             tracing::info!(found, threads, "messages were found that had been missed");
         }

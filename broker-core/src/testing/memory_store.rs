@@ -402,6 +402,8 @@ impl StateStore for MemoryStore {
             sessions: count(state.sessions.values().filter(|session| session.record.is_some()).count()),
             journal_unread: marked(&Mark::Unread),
             journal_unreadable: marked(&Mark::Unreadable),
+            inbox_oldest: state.inbox.values().filter(|row| row.state.is_open()).map(|row| row.created_at).min(),
+            parts_oldest: state.parts.values().filter(|part| part.state.is_open()).map(|part| part.created_at).min(),
             inbox_open: count(state.inbox.values().filter(|row| row.state.is_open()).count()),
             parts_open: count(state.parts.values().filter(|part| part.state.is_open()).count()),
         })
