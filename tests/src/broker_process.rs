@@ -138,6 +138,8 @@ pub struct Start {
     pub env: BTreeMap<String, String>,
     /// The current folder: `.env` is read from there.
     pub cwd: PathBuf,
+    /// What a shell does before it becomes the broker; empty for none.
+    pub before: String,
 }
 
 /// A running broker. Killed when it is dropped; what it started ends with its [`TestFolder`].
@@ -305,7 +307,10 @@ impl Drop for Broker {
 }
 
 fn command(start: &Start, program: &Path) -> Command {
-    let mut command = Command::new(program);
+    let mut command = Command::new(if start.before.is_empty() { program } else { Path::new("sh") });
+    if !start.before.is_empty() {
+        command.arg("-c").arg(format!("{}; exec \"$0\"", start.before)).arg(program);
+    }
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -39,6 +39,11 @@ impl World {
 
     /// The same with variables of the broker's environment over the usual ones.
     pub async fn with(name: &str, env: &[(&str, &str)]) -> Option<Self> {
+        Self::after(name, env, "").await
+    }
+
+    /// The same, with what a shell does before it becomes the broker.
+    pub async fn after(name: &str, env: &[(&str, &str)], before: &str) -> Option<Self> {
         let permit = WORLDS.acquire().await.expect("never closed");
         let Some(codex) = codex_binary::path().await else {
             eprintln!("skipped: BROKER_TEST_NO_CODEX=1");
@@ -46,7 +51,7 @@ impl World {
         };
         let (slack, model) = (FakeSlack::start().await, FakeModel::start().await);
         let folder = TestFolder::new(name);
-        let start = prepare(&folder, &slack, &model, &codex, env);
+        let start = Start { before: before.to_owned(), ..prepare(&folder, &slack, &model, &codex, env) };
         let broker = Broker::start(start).await;
         broker.ready().await;
         Some(Self { broker, slack, model, folder, _permit: permit })
@@ -174,7 +179,7 @@ fn prepare(
     ];
     let mut all: BTreeMap<String, String> = usual.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    Start { env: all, cwd: at("cwd") }
+    Start { env: all, cwd: at("cwd"), before: String::new() }
 }
 
 /// Codex on the fake model, with nothing that would reach for the network and nothing that tries again: a test says

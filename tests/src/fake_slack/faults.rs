@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::FakeSlack;
+
 /// What happens to a call instead of an ordinary answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
@@ -41,4 +43,63 @@ pub(super) struct Fault {
     /// Only calls whose arguments, as JSON, hold this text.
     pub(super) holding: Option<String>,
     pub(super) times: usize,
+}
+
+impl FakeSlack {
+    /// Nothing goes through the open connections any more, in either direction, and nobody closes them. Slack gives them up
+    /// after `limit`.
+    pub fn half_open(&self, limit: Duration) {
+        let open: Vec<_> = self.shared.state.read(|state| {
+            let open = state.connections.iter().filter(|connection| connection.is_open());
+            open.map(|connection| (connection.dead.clone(), connection.abort.clone())).collect()
+        });
+        for (dead, _) in &open {
+            dead.cancel();
+        }
+        let stop = self.server.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(limit) => {}
+            }
+            for (_, abort) in open {
+                abort.cancel();
+            }
+        });
+    }
+
+    /// Keeps envelopes back.
+    pub fn hold(&self) {
+        self.shared.state.change(|state| state.held = true);
+    }
+
+    /// Lets go the envelopes that were kept back, in an order of the test's own.
+    pub fn release<T>(&self, order: impl FnOnce(&mut [usize]) -> T) {
+        self.shared.state.change(|state| {
+            order(&mut state.pending);
+            state.held = false;
+        });
+    }
+
+    /// The next acknowledgements get lost.
+    pub fn lose_acks(&self, count: usize) {
+        self.shared.state.change(|state| state.lost_acks = count);
+    }
+
+    /// Every call with the bot token is refused with this code, or no more.
+    pub fn refuse_bot_token(&self, code: Option<&'static str>) {
+        self.shared.state.change(|state| state.refusal = code);
+    }
+
+    /// Archives a conversation, or takes it out of the archive.
+    ///
+    /// # Panics
+    ///
+    /// When the workspace does not have it.
+    pub fn archive(&self, channel: &str, archived: bool) {
+        let known = |state: &mut super::State| {
+            state.channels.get_mut(channel).map(|channel| channel.archived = archived).is_some()
+        };
+        assert!(self.shared.state.change(known), "there is no {channel}");
+    }
 }

@@ -58,6 +58,12 @@ fn own_channel(state: &State, args: &mut Args) -> Result<Channel, &'static str> 
     if channel.member { Ok(channel) } else { Err("not_in_channel") }
 }
 
+/// The conversation, if the bot is in it and can write there. Slack's code for an archived one is on each method's page.
+fn writable_channel(state: &State, args: &mut Args) -> Result<Channel, &'static str> {
+    let channel = own_channel(state, args)?;
+    if channel.archived { Err("is_archived") } else { Ok(channel) }
+}
+
 /// The `text` of a message, checked.
 fn text(args: &mut Args) -> Result<String, &'static str> {
     let Some(text) = args.text("text").filter(|text| !text.is_empty()) else { return Err("no_text") };
@@ -91,7 +97,7 @@ fn metadata(args: &mut Args) -> Result<Option<Value>, &'static str> {
 
 fn post_message(state: &mut State, args: &mut Args) -> Answer {
     args.ignore(&["unfurl_links", "unfurl_media", "link_names", "parse", "mrkdwn", "client_msg_id"]);
-    let channel = own_channel(state, args)?;
+    let channel = writable_channel(state, args)?;
     let thread = thread_argument(state, args, &channel)?;
     let text = text(args)?;
     let metadata = metadata(args)?;
@@ -130,7 +136,7 @@ fn thread_argument(state: &State, args: &mut Args, channel: &Channel) -> Result<
 
 fn post_ephemeral(state: &mut State, args: &mut Args) -> Answer {
     args.ignore(&["link_names", "parse"]);
-    let channel = own_channel(state, args)?;
+    let channel = writable_channel(state, args)?;
     let thread = thread_argument(state, args, &channel)?;
     let Some(user) = args.text("user") else { return Err("user_not_in_channel") };
     if !state.users.contains_key(&user) {
@@ -144,7 +150,7 @@ fn post_ephemeral(state: &mut State, args: &mut Args) -> Answer {
 
 fn update(state: &mut State, args: &mut Args) -> Answer {
     args.ignore(&["link_names", "parse"]);
-    let channel = own_channel(state, args)?;
+    let channel = writable_channel(state, args)?;
     let text = text(args)?;
     let metadata = metadata(args)?;
     let Some(ts) = args.text("ts") else { return Err("message_not_found") };
@@ -290,7 +296,7 @@ fn users_info(state: &State, args: &mut Args) -> Answer {
 }
 
 fn react(state: &mut State, args: &mut Args, add: bool) -> Answer {
-    let channel = own_channel(state, args)?;
+    let channel = writable_channel(state, args)?;
     let (name, ts) = (args.text("name"), args.text("timestamp"));
     let (Some(name), Some(ts)) = (name, ts) else { return Err("no_item_specified") };
     if state.message(&channel.id, &ts).is_none() {

@@ -130,12 +130,14 @@ pub struct Channel {
     pub shared: bool,
     /// The other person of a direct message.
     pub with: Option<String>,
+    /// Whether it is archived: nobody can write there.
+    pub archived: bool,
 }
 
 impl Channel {
     /// A channel that the bot is in.
     pub fn new(id: &str, name: &str, kind: ChannelKind) -> Self {
-        Self { id: id.to_owned(), name: name.to_owned(), kind, member: true, shared: false, with: None }
+        Self { id: id.to_owned(), name: name.to_owned(), kind, member: true, shared: false, with: None, archived: false }
     }
 
     /// The conversation object, after <https://docs.slack.dev/reference/objects/conversation-object>.
@@ -162,7 +164,7 @@ impl Channel {
             "is_private": self.kind != ChannelKind::Public,
             "created": 1_449_252_889,
             "creator": "U0ALICE",
-            "is_archived": false,
+            "is_archived": self.archived,
             "is_general": false,
             "unlinked": 0,
             "name_normalized": self.name,

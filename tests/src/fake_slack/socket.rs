@@ -64,6 +64,8 @@ pub struct Connection {
     pub(super) frames: Option<mpsc::Sender<Frame>>,
     /// Closes it without a close frame.
     pub(super) abort: CancellationToken,
+    /// Lets nothing through any more, in either direction.
+    pub(super) dead: CancellationToken,
     /// When it was opened.
     pub opened: Instant,
     /// Whether it takes new envelopes: one that was told to go takes none.
@@ -111,6 +113,9 @@ impl State {
 
     /// Writes what is due; returns when to look again, and whether anything was written.
     fn deliver(&mut self) -> (Instant, bool) {
+        if self.held {
+            return (Instant::now() + Duration::from_secs(3600), false);
+        }
         let open: Vec<usize> = (0..self.connections.len())
             .filter(|n| self.connections[*n].is_open() && !self.connections[*n].leaving)
             .collect();
@@ -201,6 +206,10 @@ impl State {
         let Some(index) = found else {
             return self.violation(format!("an ack names an envelope that was never sent: {id}"));
         };
+        if self.lost_acks > 0 {
+            self.lost_acks -= 1;
+            return;
+        }
         let envelope = &mut self.envelopes[index];
         envelope.acks += 1;
         envelope.acked.get_or_insert(now);
@@ -281,15 +290,15 @@ async fn serve(shared: Arc<Shared>, stop: CancellationToken, upgraded: Upgraded)
     let socket: Socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
     let (mut out, incoming) = socket.split();
     let (frames, mut waiting) = mpsc::channel::<Frame>(FRAMES);
-    let abort = stop.child_token();
+    let (abort, dead) = (stop.child_token(), CancellationToken::new());
     let number = shared.state.change(|state| {
         let number = state.connections.len();
         let hello = events::hello(state.open_connections() + 1);
         // The first frame of the queue, so that nothing can come before it.
         frames.try_send(Frame::text(hello.to_string())).expect("an empty queue");
-        let abort = abort.clone();
+        let (abort, dead) = (abort.clone(), dead.clone());
         let opened = Instant::now();
-        state.connections.push(Connection { frames: Some(frames), abort, opened, leaving: false });
+        state.connections.push(Connection { frames: Some(frames), abort, dead, opened, leaving: false });
         number
     });
     let write = async {
@@ -308,10 +317,17 @@ async fn serve(shared: Arc<Shared>, stop: CancellationToken, upgraded: Upgraded)
             }
         }
     };
+    let alive = async {
+        tokio::select! {
+            () = write => {}
+            () = read(&shared, number, incoming) => {}
+            // The socket itself stays as it is.
+            () = dead.cancelled() => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = abort.cancelled() => {}
-        () = write => {}
-        () = read(&shared, number, incoming) => {}
+        () = alive => {}
     }
     shared.state.change(|state| state.connections[number].frames = None);
 }

@@ -117,6 +117,12 @@ pub struct State {
     pub(super) scopes: Vec<String>,
     pub(super) redelivery: Redelivery,
     pub(super) root_on_every_page: bool,
+    /// Envelopes are kept back.
+    pub(super) held: bool,
+    /// Acknowledgements that will get lost.
+    pub(super) lost_acks: usize,
+    /// What every call with the bot token is answered.
+    pub(super) refusal: Option<&'static str>,
     turn: usize,
 }
 
@@ -160,6 +166,9 @@ impl State {
             scopes: SCOPES.split_whitespace().map(str::to_owned).collect(),
             redelivery: Redelivery { after: Duration::from_secs(15), times: 3, fresh_id: true },
             root_on_every_page: true,
+            held: false,
+            lost_acks: 0,
+            refusal: None,
             turn: 0,
         }
     }

@@ -265,6 +265,9 @@ fn perform(state: &mut State, shared: &Shared, method: &str, token: Option<&str>
         }
         return Err("invalid_auth");
     }
+    if let Some(code) = state.refusal.filter(|_| token == BOT_TOKEN) {
+        return Err(code);
+    }
     if method == "apps.connections.open" {
         return open(state, shared, args);
     }

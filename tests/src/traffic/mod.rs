@@ -6,6 +6,7 @@
 
 mod agent;
 mod count;
+mod drill;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::fake_slack::{BOT_USER, FakeSlack, State};
 use crate::world::World;
 use agent::Agent;
 pub use count::{Count, Problem};
+pub use drill::{Drill, SETTLE};
 
 /// What the agent does with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
