@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 use crate::config::ConnectError;
 use crate::failure::Failure;
 use crate::lenient;
-use crate::limiter::{Limiter, Priority, Turn};
+use crate::limiter::{Lane, Limiter, Priority, Turn};
 use crate::scopes::Granted;
 
 /// A Web API method and how long its answer is waited for.
@@ -101,20 +101,16 @@ impl Api {
     pub(crate) async fn get(&self, method: Method, priority: Priority, params: &Params<'_>) -> Result<Value, Failure> {
         let session = self.client.open_session(&self.bot);
         let call = session.http_session_api.http_get::<Value, _, _>(method.name, params, None);
-        self.limited(method, None, priority, call).await
+        let channel = params.iter().find(|(name, _)| *name == "channel").and_then(|(_, channel)| channel.as_deref());
+        self.limited(method, lane(method, channel), priority, call).await
     }
 
-    /// Calls a method that writes. `channel` is the one whose rate limit it draws on.
-    pub(crate) async fn post(
-        &self,
-        method: Method,
-        priority: Priority,
-        channel: Option<&str>,
-        request: &Value,
-    ) -> Result<Value, Failure> {
+    /// Calls a method that writes.
+    pub(crate) async fn post(&self, method: Method, priority: Priority, request: &Value) -> Result<Value, Failure> {
         let session = self.client.open_session(&self.bot);
         let call = session.http_session_api.http_post::<_, Value>(method.name, request, None);
-        self.limited(method, channel, priority, call).await
+        let channel = lenient::text(request, "channel").or_else(|| lenient::text(request, "channel_id"));
+        self.limited(method, lane(method, channel), priority, call).await
     }
 
     /// Asks for a socket's address. It is a ticket: whoever has it receives the app's events, so it is never logged.
@@ -122,7 +118,7 @@ impl Api {
         let session = self.client.open_session(&self.app);
         let request = serde_json::json!({});
         let call = session.http_session_api.http_post::<_, Value>(OPEN_CONNECTION.name, &request, None);
-        let answer = self.limited(OPEN_CONNECTION, None, Priority::Answer, call).await?;
+        let answer = self.limited(OPEN_CONNECTION, Lane::Workspace, Priority::Answer, call).await?;
         let url = lenient::text(&answer, "url").ok_or_else(|| Failure::unanswered("an answer without a url"))?;
         Ok(SecretString::from(url))
     }
@@ -130,12 +126,12 @@ impl Api {
     async fn limited(
         &self,
         method: Method,
-        channel: Option<&str>,
+        lane: Lane<'_>,
         priority: Priority,
         call: impl Future<Output = ClientResult<Value>>,
     ) -> Result<Value, Failure> {
         let asked = Instant::now();
-        let turn = self.limiter.turn(method.name, channel, priority).await.map_err(|none| Failure::NotSent {
+        let turn = self.limiter.turn(method.name, lane, priority).await.map_err(|none| Failure::NotSent {
             reason: "waiting for the rate limit".to_owned(),
             retry_after: Some(none.retry_after),
         })?;
@@ -185,7 +181,7 @@ impl Api {
     ///
     /// Straight through hyper, since slack-morphism does not hand out response headers, and the scopes are in one.
     pub(crate) async fn auth_test(&self) -> Result<(Value, Granted), Failure> {
-        let _turn = self.limiter.turn(AUTH_TEST.name, None, Priority::Answer).await.map_err(|none| {
+        let _turn = self.limiter.turn(AUTH_TEST.name, Lane::Workspace, Priority::Answer).await.map_err(|none| {
             Failure::NotSent { reason: "waiting for the rate limit".to_owned(), retry_after: Some(none.retry_after) }
         })?;
         let call = self.auth_test_unlimited();
@@ -215,6 +211,16 @@ impl Api {
         let body = body.map_err(|_| Failure::unanswered("a broken answer"))?.to_bytes();
         let answer = serde_json::from_slice(&body).map_err(|_| Failure::unanswered("not an answer of slack's"))?;
         Ok((checked(answer)?, granted))
+    }
+}
+
+/// Which limits a call draws on.
+fn lane(method: Method, channel: Option<&str>) -> Lane<'_> {
+    match channel {
+        None => Lane::Workspace,
+        // Slack limits the posts of a channel, and nothing else by channel.
+        Some(channel) if method.name == POST_MESSAGE.name => Lane::Posts(channel),
+        Some(channel) => Lane::Channel(channel),
     }
 }
 

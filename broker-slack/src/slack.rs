@@ -85,7 +85,7 @@ impl Slack {
             "unfurl_media": false,
             "metadata": { "event_type": METADATA_TYPE, "event_payload": { "key": key.as_str() } },
         });
-        let answer = self.api.post(POST_MESSAGE, Priority::Answer, Some(channel), &request).await?;
+        let answer = self.api.post(POST_MESSAGE, Priority::Answer, &request).await?;
         match lenient::ts(&answer, "ts") {
             Some(ts) => Ok(Receipt { message: Some(MessageId::new(ts)) }),
             None => Err(DeliverError::Unknown { reason: "an answer without a ts".to_owned() }),
@@ -100,7 +100,7 @@ impl Slack {
             "text": text::escape(line),
             "link_names": false,
         });
-        self.api.post(POST_EPHEMERAL, Priority::Answer, None, &request).await?;
+        self.api.post(POST_EPHEMERAL, Priority::Answer, &request).await?;
         Ok(Receipt { message: None })
     }
 
@@ -112,7 +112,7 @@ impl Slack {
             "thread_ts": thread.root.as_str(),
             "status": text.unwrap_or_default(),
         });
-        let answer = self.api.post(SET_STATUS, Priority::Status, None, &request).await;
+        let answer = self.api.post(SET_STATUS, Priority::Status, &request).await;
         answer.map(|_| Receipt { message: None }).map_err(Failure::of_extra)
     }
 
@@ -123,7 +123,7 @@ impl Slack {
             "name": name,
         });
         let method = if on { ADD_REACTION } else { REMOVE_REACTION };
-        match self.api.post(method, Priority::Status, None, &request).await {
+        match self.api.post(method, Priority::Status, &request).await {
             // It is as it should be; where the message is gone, so is its reaction.
             Err(Failure::Refused { code }) if matches!(code.as_str(), "already_reacted" | "no_reaction") => {}
             Err(Failure::Refused { code }) if !on && code == "message_not_found" => {}

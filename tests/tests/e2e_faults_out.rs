@@ -40,7 +40,10 @@ async fn slack_limits_the_rate() {
         let pause = next.map(|next| next - refused.at).unwrap_or(Duration::MAX);
         // What was on its way when the gate closed is not the broker's to call back.
         let under_way = pause < Duration::from_millis(100);
-        assert!(under_way || pause >= Duration::from_millis(1900), "after `Retry-After: 2` a post came after {pause:?}");
+        assert!(
+            under_way || pause >= Duration::from_millis(1900),
+            "after `Retry-After: 2` a post came after {pause:?}"
+        );
     }
     drill.end("429 with Retry-After").await;
 }

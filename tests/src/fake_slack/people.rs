@@ -137,7 +137,15 @@ pub struct Channel {
 impl Channel {
     /// A channel that the bot is in.
     pub fn new(id: &str, name: &str, kind: ChannelKind) -> Self {
-        Self { id: id.to_owned(), name: name.to_owned(), kind, member: true, shared: false, with: None, archived: false }
+        Self {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            kind,
+            member: true,
+            shared: false,
+            with: None,
+            archived: false,
+        }
     }
 
     /// The conversation object, after <https://docs.slack.dev/reference/objects/conversation-object>.

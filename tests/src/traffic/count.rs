@@ -12,8 +12,11 @@ use crate::world::World;
 /// What the broker puts in front of a post that may have appeared already.
 const MARK: &str = "_(may be a duplicate)_\n";
 /// The beginnings of the notices that stand for an answer.
-const TOLD: [&str; 3] =
-    ["The run was cut by a crash or a restart", "A message could not be given to the agent", "Only 0 of 1 messages of a"];
+const TOLD: [&str; 3] = [
+    "The run was cut by a crash or a restart",
+    "A message could not be given to the agent",
+    "Only 0 of 1 messages of a",
+];
 /// How much of a line of the broker's log is told.
 const LONGEST: usize = 400;
 
