@@ -229,7 +229,8 @@ fn in_emoji(c: char) -> bool {
 /// Whether the text ends in an emoji, as that before a skin tone does.
 fn ends_in_emoji(text: &str) -> bool {
     let Some(text) = text.strip_suffix(':') else { return false };
-    let name = text.len() - text.bytes().rev().take(MAX_EMOJI).take_while(|byte| *byte != b':').count();
+    let name = text.char_indices().rev().take(MAX_EMOJI).take_while(|(_, c)| *c != ':');
+    let name = name.last().map_or(text.len(), |(at, _)| at);
     let outside = text[..name.min(text.len())].strip_suffix(':').map(|before| before.chars().next_back());
     name < text.len()
         && text[name..].chars().all(in_emoji)

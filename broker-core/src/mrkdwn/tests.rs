@@ -156,6 +156,15 @@ fn markdown() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece, 0..80).prop_map(|pieces| pieces.concat())
 }
 
+/// What may be the name of an emoji is counted in characters: a bound in bytes would lie within one.
+#[test]
+fn a_long_text_before_a_colon_is_looked_at_by_characters() {
+    for text in ["👍中é>&é👍a中a👍&👍<👍中<>中中中👍a&中é中中*¡Σ::x:\n- ", &format!("{}::x:", "中".repeat(200))]
+    {
+        assert_sound(text, 64);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
 
