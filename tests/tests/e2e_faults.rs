@@ -87,7 +87,7 @@ async fn socket_mode_is_switched_off_and_on_again() {
     drill.stir();
     drill.world.slack.disconnect("link_disabled", Duration::from_secs(1));
     drill.stir();
-    told(&drill, "socket mode is switched off for the app").await;
+    told(&drill, "Socket Mode is switched off for the app").await;
     drill.seen("no link", ANSWER, |state| state.open_connections() == 0).await;
     drill.stir();
     drill.seen("new link", MENDED, |state| state.open_connections() > 0).await;
