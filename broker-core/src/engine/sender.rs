@@ -18,8 +18,9 @@ use crate::store::{PartChange, PartRow, PartState, StoreError};
 
 /// Parts of one thread that are loaded at once.
 const BATCH: usize = 64;
-/// The read-back begins this long before the first attempt, since the platform's clock is not ours.
-const CLOCK_SLACK: Duration = Duration::from_secs(60);
+/// The read-back begins this long before the first attempt, since the platform's clock is not ours: ours may be fast by as much
+/// as a wrong time zone makes of it, and a part that is not seen is sent again.
+const CLOCK_SLACK: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Threads with open parts: whether something was added since the thread's task last looked.
 #[derive(Debug, Default)]
