@@ -129,10 +129,12 @@ async fn pause(shared: &Shared, notify: &Notify, until: Timestamp, may_be_woken:
 async fn advance(shared: &Arc<Shared>, thread: &ThreadKey, notify: &Notify) -> Result<bool, StoreError> {
     let parts = shared.parts.store.open_parts(thread, BATCH).await?;
     let Some(part) = parts.first() else { return Ok(false) };
-    match outbox::decide(part, shared.parts.clock.now()) {
+    let now = shared.parts.clock.now();
+    let part = outbox::seen_at(part, now);
+    match outbox::decide(&part, now) {
         Action::Wait(until) => pause(shared, notify, until, true).await,
-        Action::Send => send(shared, part).await?,
-        Action::LookUp => look_up(shared, part).await?,
+        Action::Send => send(shared, &part).await?,
+        Action::LookUp => look_up(shared, &part).await?,
     }
     Ok(true)
 }
