@@ -151,8 +151,9 @@ mod linux {
     /// How much of an environment or command line is read; the kernel gives no more than a few MiB.
     const MAX_READ: u64 = 4 * 1024 * 1024;
 
-    /// Programs that Codex runs commands through. They are ours when their command line names our data root: they were
-    /// seen without an environment.
+    /// Programs that Codex runs commands through. They were seen without our mark: they are ours when their command line names
+    /// our data root, or when their temporary files belong there. The latter is all that a helper shows with which Codex tries
+    /// its sandbox; one whose parent was killed a moment too early waits for it for ever.
     const HELPERS: [&str; 2] = ["bwrap", "codex-linux-sandbox"];
 
     struct Seen {
@@ -206,9 +207,10 @@ mod linux {
         let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
         let fields = fields_of(&stat)?;
         let found = Found { pid: Pid::from_raw(pid)?, stamp: stamp_of(&stat)? };
+        let environ = read(&folder.join("environ"));
         let ours = noted == Some(&found)
-            || has_mark(&read(&folder.join("environ")), data_root)
-            || is_helper(&read(&folder.join("cmdline")), data_root);
+            || has_mark(&environ, data_root)
+            || is_helper(&read(&folder.join("cmdline")), &environ, data_root);
         Some(Seen { parent: fields.get(1)?.parse().ok()?, group: fields.get(2)?.parse().ok()?, found, ours })
     }
 
@@ -241,11 +243,13 @@ mod linux {
         environ.split(|byte| *byte == 0).any(|variable| variable == mark)
     }
 
-    pub(super) fn is_helper(cmdline: &[u8], data_root: &Path) -> bool {
+    pub(super) fn is_helper(cmdline: &[u8], environ: &[u8], data_root: &Path) -> bool {
         let mut words = cmdline.split(|byte| *byte == 0);
         let program = words.next().unwrap_or_default();
         let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        HELPERS.iter().any(|helper| helper.as_bytes() == name) && words.any(|word| names(word, data_root))
+        let temporary = environ.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"TMPDIR="));
+        HELPERS.iter().any(|helper| helper.as_bytes() == name)
+            && (words.any(|word| names(word, data_root)) || temporary.is_some_and(|folder| names(folder, data_root)))
     }
 
     /// Whether a word is a path in the data root, or mentions one. `/data2` does not mention `/data`.
@@ -272,11 +276,17 @@ mod tests {
         let root = Path::new("/srv/data");
         assert!(linux::has_mark(b"A=1\0SCB_RUNTIME=/srv/data\0", root));
         assert!(!linux::has_mark(b"SCB_RUNTIME=/srv/data2\0XSCB_RUNTIME=/srv/data\0", root));
-        assert!(linux::is_helper(b"/usr/bin/bwrap\0--bind\0/srv/data/sessions/a\0", root));
-        assert!(linux::is_helper(b"bwrap\0--tmpfs\0/srv/data\0", root));
-        assert!(!linux::is_helper(b"bwrap\0--bind\0/srv/data2/a\0/x/srv/data/a\0", root));
-        assert!(!linux::is_helper(b"vim\0/srv/data/a\0", root));
-        assert!(!linux::is_helper(b"", root));
+        assert!(linux::is_helper(b"/usr/bin/bwrap\0--bind\0/srv/data/sessions/a\0", b"", root));
+        assert!(linux::is_helper(b"bwrap\0--tmpfs\0/srv/data\0", b"", root));
+        assert!(!linux::is_helper(b"bwrap\0--bind\0/srv/data2/a\0/x/srv/data/a\0", b"", root));
+        assert!(!linux::is_helper(b"vim\0/srv/data/a\0", b"", root));
+        assert!(!linux::is_helper(b"", b"", root));
+        assert!(linux::is_helper(
+            b"bwrap\0--\0/usr/bin/true\0",
+            b"PATH=/bin\0TMPDIR=/srv/data/runtime-home/tmp\0",
+            root
+        ));
+        assert!(!linux::is_helper(b"bwrap\0--\0/usr/bin/true\0", b"PWD=/srv/data\0TMPDIR=/srv/data2/tmp\0", root));
     }
 
     #[tokio::test]

@@ -160,6 +160,35 @@ async fn the_bot_token_is_revoked_and_comes_back() {
     drill.end("token revoked").await;
 }
 
+/// The broker's clock differs from Slack's, after a jump of either. `ahead` is Slack's, in seconds.
+async fn clocks_differ(name: &str, ahead: i64) {
+    let Some(mut drill) = Drill::start(name).await else { return };
+    drill.world.slack.set_clock_ahead(ahead * 1000);
+    drill.stir();
+    drill.answered().await;
+    each(&mut drill, [Trouble::LoseAnswer, Trouble::DoneThenStatus(503), Trouble::Status(503), Trouble::Drop]);
+    drill.stir();
+    drill.answered().await;
+    // A message that no event tells of.
+    let place = drill.traffic.threads()[0].clone();
+    let text = drill.traffic.next_text(Way::Text);
+    let ts = drill.world.slack.unheard(&place.channel, Some(&place.root), ALICE, &text);
+    drill.traffic.heard(0, &ts);
+    drill.world.slack.drop_sockets();
+    drill.stir();
+    drill.end(name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_is_twenty_minutes_slow() {
+    clocks_differ("slow-clock", 20 * 60).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_is_twenty_minutes_fast() {
+    clocks_differ("fast-clock", -20 * 60).await;
+}
+
 /// No write of the broker beyond this many bytes of a file succeeds any more: the nearest thing to a full disk that needs no
 /// rights. SQLite sees `EFBIG` where a full disk gives `ENOSPC`; the words for that one are tested with the store.
 fn limit_files(pid: u32, limit: Option<u64>) {

@@ -246,7 +246,7 @@ async fn kills(name: &str, size: Size, command: &str) {
         run.act(act).await;
     }
     run.act(Act::Start).await;
-    let Run { world, mut traffic, .. } = run;
+    let Run { mut world, mut traffic, .. } = run;
     world.broker.ready().await;
     traffic.settle(&world, SETTLE).await;
     traffic.event("the stream is over; one more message in every thread");
@@ -262,6 +262,11 @@ async fn kills(name: &str, size: Size, command: &str) {
         count.notices.iter().filter(|notice| !notice.starts_with("The agent cannot be reached")).collect();
     assert!(odd.is_empty(), "{odd:?}\n{how}");
     assert_eq!(world.slack.violations(), Vec::<String>::new(), "{how}");
+    let status = world.broker.sigterm().await;
+    assert!(status.success(), "{status}\n{how}");
+    let data = world.data();
+    let alone = poll(ANSWER, async || processes::belonging_to(&data).is_empty().then_some(())).await;
+    assert!(alone.is_some(), "left behind: {:?}\n{how}", processes::belonging_to(&data));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,8 +18,9 @@ use crate::store::{PartChange, PartRow, PartState, StoreError};
 
 /// Parts of one thread that are loaded at once.
 const BATCH: usize = 64;
-/// The read-back begins this long before the first attempt, since the platform's clock is not ours.
-const CLOCK_SLACK: Duration = Duration::from_secs(60);
+/// The read-back begins this long before the first attempt, since the platform's clock is not ours: ours may be fast by as much
+/// as a wrong time zone makes of it, and a part that is not seen is sent again.
+const CLOCK_SLACK: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Threads with open parts: whether something was added since the thread's task last looked.
 #[derive(Debug, Default)]
@@ -128,10 +129,12 @@ async fn pause(shared: &Shared, notify: &Notify, until: Timestamp, may_be_woken:
 async fn advance(shared: &Arc<Shared>, thread: &ThreadKey, notify: &Notify) -> Result<bool, StoreError> {
     let parts = shared.parts.store.open_parts(thread, BATCH).await?;
     let Some(part) = parts.first() else { return Ok(false) };
-    match outbox::decide(part, shared.parts.clock.now()) {
+    let now = shared.parts.clock.now();
+    let part = outbox::seen_at(part, now);
+    match outbox::decide(&part, now) {
         Action::Wait(until) => pause(shared, notify, until, true).await,
-        Action::Send => send(shared, part).await?,
-        Action::LookUp => look_up(shared, part).await?,
+        Action::Send => send(shared, &part).await?,
+        Action::LookUp => look_up(shared, &part).await?,
     }
     Ok(true)
 }

@@ -18,6 +18,7 @@ use crate::testing::memory_chat::Fault;
 use crate::testing::{Act, MemoryChat, MemoryStore, ScriptedAgent};
 
 mod changes;
+mod clock;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -28,6 +29,7 @@ struct House {
     store: Arc<MemoryStore>,
     ids: Arc<CountingIds>,
     broker: Option<Broker>,
+    clock: Arc<dyn Clock>,
     settings: Settings,
     _root: tempfile::TempDir,
 }
@@ -43,6 +45,7 @@ impl House {
             store: Arc::new(MemoryStore::new()),
             ids: Arc::default(),
             broker: None,
+            clock: Arc::new(SystemClock::new()),
             settings: Settings {
                 recovery_every: Duration::from_secs(3600),
                 ..Settings::new(root.path().join("sessions"), root.path().join("repos"))
@@ -59,7 +62,7 @@ impl House {
             history: Arc::new(self.chat.clone()),
             runtime: Arc::new(self.agent.clone()),
             store: self.store.clone(),
-            clock: Arc::new(SystemClock::new()),
+            clock: Arc::clone(&self.clock),
             ids: self.ids.clone(),
         }
     }

@@ -34,6 +34,19 @@ pub enum Action {
     LookUp,
 }
 
+/// The part as a clock sees it that may have been set back since the row was written: an attempt that lies ahead of it counts
+/// as made just now, and nothing waits for a time that it has yet to reach.
+pub fn seen_at(part: &PartRow, now: Timestamp) -> PartRow {
+    let mut row = part.clone();
+    if part.attempted_at.unwrap_or(part.created_at) > now {
+        row.attempted_at = part.attempted_at.map(|at| at.min(now));
+        row.first_attempt_at = part.first_attempt_at.map(|at| at.min(now));
+        row.created_at = part.created_at.min(now);
+        row.not_before = now;
+    }
+    row
+}
+
 /// What is to be done with the first open part of a thread.
 pub fn decide(part: &PartRow, now: Timestamp) -> Action {
     match part.state {

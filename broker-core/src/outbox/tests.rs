@@ -54,6 +54,20 @@ fn what_is_to_be_done() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_holds_nothing_up() {
+    let back = |part: &PartRow| seen_at(part, at(50));
+    assert_eq!(decide(&back(&part(PartState::Queued)), at(50)), Action::Send);
+    let doubtful = back(&part(PartState::Unknown));
+    assert_eq!(decide(&doubtful, at(50)), Action::LookUp);
+    let absent = looked_up(&doubtful, &Ok(Vec::new()), SETTLE, at(50));
+    assert_eq!((absent.state, absent.not_before), (PartState::Unknown, at(80)), "30 s by the clock as it is now");
+    let absent = seen_at(&absent, at(80));
+    assert_eq!(looked_up(&absent, &Ok(Vec::new()), SETTLE, at(80)).state, PartState::Queued);
+    let waits = PartRow { not_before: at(160), ..part(PartState::Queued) };
+    assert_eq!(seen_at(&waits, at(130)), waits, "a wait that the clock has begun is left alone");
+}
+
+#[test]
 fn what_an_answer_makes_of_a_part() {
     let temporary = |retry_after| DeliverError::Temporary { reason: "ratelimited".to_owned(), retry_after };
     let unknown = DeliverError::Unknown { reason: "timeout".to_owned() };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::delivery::FORGOTTEN_AFTER;
 use super::presence::Showing;
 use super::slot::Slot;
 use super::{Arrival, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, SessionInput, Step, Surroundings};
@@ -150,8 +151,14 @@ impl Draft {
 
 impl SessionMachine {
     /// The machine of a session that exists.
-    pub fn load(around: Arc<Surroundings>, fence: Fence, rows: SessionRows, now: Timestamp) -> Option<Self> {
-        let record = rows.record?;
+    pub fn load(around: Arc<Surroundings>, fence: Fence, mut rows: SessionRows, now: Timestamp) -> Option<Self> {
+        let mut record = rows.record?;
+        // The clock may have been set back since the rows were written: nothing waits for a time that it has yet to reach.
+        for row in &mut rows.inbox {
+            let latest = if row.created_at > now { now } else { now.plus(FORGOTTEN_AFTER) };
+            row.not_before = row.not_before.min(latest);
+        }
+        record.last_notice.take_if(|(_, at)| *at > now);
         let turn_posts = rows
             .turn_parts
             .iter()

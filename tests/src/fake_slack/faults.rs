@@ -91,6 +91,12 @@ impl FakeSlack {
         self.shared.state.change(|state| state.refusal = code);
     }
 
+    /// Slack's clock is ahead of this machine's by so many milliseconds, or behind it. From the machine's side it is the
+    /// machine's clock that is wrong. Before the first message: Slack's own clock never goes back.
+    pub fn set_clock_ahead(&self, millis: i64) {
+        self.shared.state.change(|state| state.ahead = millis);
+    }
+
     /// Archives a conversation, or takes it out of the archive.
     ///
     /// # Panics
