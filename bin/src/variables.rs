@@ -60,9 +60,9 @@ variables! {
     SLACK_API_BASE_URL = Value("https://slack.com/api"), plain,
         "Where every Slack call goes.";
     SLACK_POST_RATE = Value("1"), plain,
-        "Messages a second and channel, in short bursts of 3; 0: only wait when Slack says so.";
+        "Messages a second and channel, in short bursts of 3; fractions count, and 0 means to wait only when Slack says so.";
     SLACK_SOCKET_CONNECTIONS = Value("2"), plain,
-        "Socket connections at once, 1 to 4: with two, one may break and nothing is missed.";
+        "Socket connections at once, 1 to 4: with two, one may break and nothing is missed. Slack allows an app ten in all.";
     SLACK_RECOVERY_WINDOW = Value("14d"), plain,
         "Sessions in which something happened within this time are looked after for messages that were missed.";
     SLACK_MISSED_MENTION_LOOKBACK = Value("24h"), plain,

@@ -23,8 +23,9 @@ use crate::status::{Board, LinkId};
 
 /// Links that end while their successor stands; further ones wait until one of them is done.
 const MAX_ENDING: usize = 4;
-/// A link that stood this long was a good one: the waits begin anew.
-const GOOD: Duration = Duration::from_secs(30);
+/// For each time that a link stood so long, one failure before it is forgiven: after half a minute all of them. An end that
+/// Slack announces is none when it comes later than this.
+const GOOD: Duration = Duration::from_secs(5);
 /// The longest `Retry-After` that is believed.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
@@ -64,14 +65,17 @@ impl Keeper {
                 () = signals.down.cancelled() => {}
             }
             while links.try_join_next().is_some() {}
+            waits.forgive(opened.elapsed());
             if let Some(reason) = signals.refused.get() {
                 let trouble = Trouble::from(NoLink::Disconnected(reason.clone()));
                 if self.rest(&trouble, &mut waits, &stop).await.is_none() {
                     break;
                 }
-            } else if opened.elapsed() >= GOOD {
-                waits.reset();
-            } else if stop.run_until_cancelled(sleep(waits.next())).await.is_none() {
+                continue;
+            }
+            // While the old link stands, its successor comes at once.
+            let announced = signals.ending.is_cancelled() && opened.elapsed() >= GOOD;
+            if !announced && stop.run_until_cancelled(sleep(waits.next())).await.is_none() {
                 break;
             }
         }
@@ -149,6 +153,9 @@ enum Wait {
     Refused,
 }
 
+/// Failures that count: after so many the waits have reached their bound.
+const MAX_FAILURES: u32 = 6;
+
 /// What an operator does about a refusal.
 fn mend_of(code: &str) -> String {
     match code {
@@ -204,12 +211,14 @@ impl Waits {
         Self { limits, failures: 0 }
     }
 
-    fn reset(&mut self) {
-        self.failures = 0;
+    /// A link has stood for so long.
+    fn forgive(&mut self, stood: Duration) {
+        let forgiven = u32::try_from(stood.as_secs() / GOOD.as_secs()).unwrap_or(u32::MAX);
+        self.failures = self.failures.min(MAX_FAILURES).saturating_sub(forgiven);
     }
 
     fn next(&mut self) -> Duration {
-        let full = self.limits.min_wait.saturating_mul(2 << self.failures.min(16)).min(self.limits.max_wait);
+        let full = self.limits.min_wait.saturating_mul(2 << self.failures.min(MAX_FAILURES)).min(self.limits.max_wait);
         self.failures = self.failures.saturating_add(1);
         // The hasher's keys are random: enough for a jitter, and no dependency.
         let jitter = u32::try_from(RandomState::new().build_hasher().finish() % 1000).unwrap_or(0);
@@ -232,7 +241,12 @@ mod tests {
         let late: Vec<Duration> = (0..40).map(|_| waits.next()).collect();
         assert!(late.iter().all(|wait| in_seconds(15.0..=30.0, *wait)));
         assert!(late.iter().any(|wait| *wait != late[0]), "forty times the same wait is no jitter");
-        waits.reset();
+        // A link that breaks again soon is no success.
+        waits.forgive(Duration::from_secs(4));
+        assert!(in_seconds(15.0..=30.0, waits.next()));
+        waits.forgive(Duration::from_secs(20));
+        assert!(in_seconds(2.0..=4.0, waits.next()));
+        waits.forgive(Duration::from_secs(30));
         assert!(in_seconds(0.5..=1.0, waits.next()));
     }
 

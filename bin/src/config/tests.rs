@@ -57,6 +57,7 @@ fn two_tokens_are_enough() {
     assert_eq!(config.log_level, Level::INFO);
     assert_eq!(config.policy, Policy::default());
     assert!((config.slack.post_rate - 1.0).abs() < f64::EPSILON);
+    assert_eq!(config.slack.connections, 2);
 }
 
 #[test]
@@ -67,6 +68,7 @@ fn what_is_chosen_is_taken() {
         &[
             ("SLACK_API_BASE_URL", "http://127.0.0.1:9/api/"),
             ("SLACK_POST_RATE", "0.5"),
+            ("SLACK_SOCKET_CONNECTIONS", "4"),
             ("SLACK_ALLOWED_USERS", " U1, W2 ,,"),
             ("SLACK_ALLOWED_CHANNELS", "C1,G2"),
             ("SLACK_ALLOWED_TEAMS", "T1,E2"),
@@ -85,6 +87,8 @@ fn what_is_chosen_is_taken() {
     )
     .unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.slack.api_base, "http://127.0.0.1:9/api");
+    assert!((config.slack.post_rate - 0.5).abs() < f64::EPSILON);
+    assert_eq!(config.slack.connections, 4);
     assert_eq!(config.policy.users, [PersonId::new("U1"), PersonId::new("W2")].into());
     assert_eq!(config.policy.teams, ["T1".to_owned(), "E2".to_owned()].into());
     assert_eq!(config.policy.bots, ["*".to_owned()].into());
@@ -104,6 +108,8 @@ fn each_wrong_value_is_named_with_what_would_be_right() {
         ("SLACK_POST_RATE", "fast", "a number from 0 to 100"),
         ("SLACK_POST_RATE", "NaN", "a number from 0 to 100"),
         ("SLACK_POST_RATE", "-1", "a number from 0 to 100"),
+        ("SLACK_SOCKET_CONNECTIONS", "0", "a number from 1 to 4"),
+        ("SLACK_SOCKET_CONNECTIONS", "5", "a number from 1 to 4"),
         ("SLACK_INITIAL_THREAD_HISTORY_COUNT", "8.5", "from 0 to 1000"),
         ("SLACK_HISTORY_API_MAX_LIMIT", "0", "from 1 to 1000"),
         ("SLACK_ALLOWED_USERS", "U1,@ann", "`@ann`"),

@@ -223,6 +223,25 @@ impl State {
         }
     }
 
+    /// Writes down how many connections are open now.
+    fn note_connections(&mut self) {
+        let open = self.open_connections();
+        self.open_counts.push((Instant::now(), open));
+    }
+
+    /// When the connections were opened that take new envelopes.
+    pub fn standing_since(&self) -> Vec<Instant> {
+        let standing = self.connections.iter().filter(|connection| connection.is_open() && !connection.leaving);
+        standing.map(|connection| connection.opened).collect()
+    }
+
+    /// How many connections were open at the worst moment since this one.
+    pub fn fewest_connections_since(&self, moment: Instant) -> usize {
+        let before = self.open_counts.iter().rev().find(|(at, _)| *at <= moment).map_or(0, |(_, open)| *open);
+        let after = self.open_counts.iter().filter(|(at, _)| *at > moment).map(|(_, open)| *open);
+        after.min().unwrap_or(before).min(before)
+    }
+
     /// Tells every open connection to go.
     pub(super) fn send_disconnect(&mut self, reason: &str) {
         let frame = events::disconnect(reason).to_string();
@@ -299,6 +318,7 @@ async fn serve(shared: Arc<Shared>, stop: CancellationToken, upgraded: Upgraded)
         let (abort, dead) = (abort.clone(), dead.clone());
         let opened = Instant::now();
         state.connections.push(Connection { frames: Some(frames), abort, dead, opened, leaving: false });
+        state.note_connections();
         number
     });
     let write = async {
@@ -329,7 +349,10 @@ async fn serve(shared: Arc<Shared>, stop: CancellationToken, upgraded: Upgraded)
         () = abort.cancelled() => {}
         () = alive => {}
     }
-    shared.state.change(|state| state.connections[number].frames = None);
+    shared.state.change(|state| {
+        state.connections[number].frames = None;
+        state.note_connections();
+    });
 }
 
 async fn read(shared: &Arc<Shared>, number: usize, mut incoming: SplitStream<Socket>) {

@@ -115,6 +115,8 @@ pub struct State {
     pub(super) raw_ids: BTreeSet<String>,
     pub(super) pending: Vec<usize>,
     pub(super) connections: Vec<Connection>,
+    /// How many connections were open from which moment on.
+    pub(super) open_counts: Vec<(Instant, usize)>,
     pub(super) tickets: BTreeSet<String>,
     pub(super) scopes: Vec<String>,
     pub(super) redelivery: Redelivery,
@@ -165,6 +167,7 @@ impl State {
             raw_ids: BTreeSet::new(),
             pending: Vec::new(),
             connections: Vec::new(),
+            open_counts: Vec::new(),
             tickets: BTreeSet::new(),
             scopes: SCOPES.split_whitespace().map(str::to_owned).collect(),
             redelivery: Redelivery { after: Duration::from_secs(15), times: 3, fresh_id: true },
