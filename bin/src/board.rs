@@ -72,7 +72,7 @@ impl Board {
     /// The parts of readiness.
     pub(crate) fn api(&self, api: Api, store: Arc<dyn StateStore>, runtime: &dyn AgentRuntime) -> Api {
         api.part(Part::asked("store", move || store_health(Arc::clone(&store))))
-            .part(Part::watched("socket", self.link.subscribe(), |link| link.socket.clone()))
+            .part(Part::watched("socket", self.link.subscribe(), socket))
             .part(Part::watched("scopes", self.link.subscribe(), |link| link.scopes.clone()))
             .part(Part::watched("outbox", self.outbox.subscribe(), PartHealth::clone))
             .part(Part::watched("recovery", self.recovery.subscribe(), PartHealth::clone))
@@ -80,6 +80,13 @@ impl Board {
             .part(Part::watched("runtime", runtime.health(), |health| health.runtime.clone()))
             .part(Part::watched("sandbox", runtime.health(), |health| health.sandbox.clone()))
     }
+}
+
+/// The link as a whole, and each of its connections.
+fn socket(link: &LinkHealth) -> PartHealth {
+    // Our own type of numbers and strings: this cannot fail.
+    let connections = serde_json::to_value(&link.connections).unwrap_or_default();
+    link.socket.clone().with("connections", connections)
 }
 
 /// Waiting is no illness: it is what the limit is for.

@@ -69,5 +69,11 @@ async fn what_happened_is_counted_and_nobody_is_named() {
     }
     let readiness = world.broker.readiness().await.expect("an answer");
     assert_eq!(readiness["parts"]["turns"]["ok"], true);
+    let connections = readiness["parts"]["socket"]["connections"].as_array().expect("each connection");
+    assert_eq!(connections.len(), 2);
+    for connection in connections {
+        assert_eq!(connection["state"], "open", "{connection}");
+        assert!(connection["since_ms"].is_u64() && connection["last_frame_ms"].is_u64(), "{connection}");
+    }
     world.finish().await;
 }
