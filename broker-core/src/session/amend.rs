@@ -9,7 +9,7 @@ use crate::agent::InputId;
 use crate::chat::{ChatMessage, ChatTime, MessageId};
 use crate::clock::Timestamp;
 use crate::prompt;
-use crate::store::{Backfill, InboxKind, InboxRow, InboxState, JournalId, KnownMessage, PostKind};
+use crate::store::{InboxKind, InboxRow, InboxState, JournalId, KnownMessage, PostKind};
 
 impl SessionMachine {
     /// A message that is in the inbox was changed by its author.
@@ -55,23 +55,11 @@ impl SessionMachine {
             (row.message, row.people) = (Some(arrival.message), arrival.people);
             return draft.row(&self.inbox[index]);
         }
+        let id = self.input_id(draft);
         let row = InboxRow {
-            id: self.input_id(draft),
-            session: self.key().clone(),
-            kind: InboxKind::Edit,
-            state: InboxState::Queued,
-            at: ChatTime::of(now),
             message: Some(arrival.message),
-            notice: None,
             people: arrival.people,
-            backfill: Backfill::None,
-            late: false,
-            withdrawn: false,
-            attempts: 0,
-            not_before: now,
-            given_to: None,
-            turn: None,
-            created_at: now,
+            ..InboxRow::new(id, self.key().clone(), InboxKind::Edit, ChatTime::of(now), now)
         };
         draft.row(&row);
         self.insert(row);
@@ -111,7 +99,7 @@ impl SessionMachine {
             // It overtook its message, which is then known to be nothing any more.
             None if known.is_none() && message.at > self.record.watermark => {
                 let id = self.input_id(draft);
-                draft.row(&gone(id, message, now));
+                draft.row(&gone(id, &message, now));
             }
             None => {}
         }
@@ -136,23 +124,11 @@ fn is_edit_of(row: &InboxRow, message: &MessageId) -> bool {
 }
 
 /// The row of a message that was deleted before it came.
-fn gone(id: InputId, message: ChatMessage, now: Timestamp) -> InboxRow {
+fn gone(id: InputId, message: &ChatMessage, now: Timestamp) -> InboxRow {
     InboxRow {
-        id,
-        session: message.thread(),
-        kind: InboxKind::Message,
         state: InboxState::Cancelled,
-        at: message.at,
-        message: Some(message),
-        notice: None,
-        people: Vec::new(),
-        backfill: Backfill::None,
-        late: false,
         withdrawn: true,
-        attempts: 0,
-        not_before: now,
-        given_to: None,
-        turn: None,
-        created_at: now,
+        message: Some(message.clone()),
+        ..InboxRow::new(id, message.thread(), InboxKind::Message, message.at, now)
     }
 }

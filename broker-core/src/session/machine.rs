@@ -369,24 +369,13 @@ impl SessionMachine {
         let stopped = message.at < self.record.stopped_at;
         let wants_history =
             arrival.instructs && (first || anew) && message.thread_root.is_some() && self.around.initial_history > 0;
-        let id = self.input_id(draft);
+        let (id, at) = (self.input_id(draft), message.at);
         let row = InboxRow {
-            id: id.clone(),
-            session: self.record.key.clone(),
-            kind,
             state: if stopped { InboxState::Cancelled } else { InboxState::Queued },
-            at: message.at,
-            message: Some(message),
-            notice: None,
             people: arrival.people,
             backfill: if wants_history { Backfill::Wanted } else { Backfill::None },
-            late: false,
-            withdrawn: false,
-            attempts: 0,
-            not_before: now,
-            given_to: None,
-            turn: None,
-            created_at: now,
+            message: Some(message),
+            ..InboxRow::new(id.clone(), self.record.key.clone(), kind, at, now)
         };
         self.record.last_activity = now;
         self.meet(&row);
@@ -437,24 +426,8 @@ impl SessionMachine {
             InboxKind::Continuation => ChatTime::ZERO,
             _ => ChatTime::of(now),
         };
-        let row = InboxRow {
-            id: self.input_id(draft),
-            session: self.record.key.clone(),
-            kind,
-            state: InboxState::Queued,
-            at,
-            message: None,
-            notice: Some(text),
-            people: Vec::new(),
-            backfill: Backfill::None,
-            late: false,
-            withdrawn: false,
-            attempts: 0,
-            not_before: now,
-            given_to: None,
-            turn: None,
-            created_at: now,
-        };
+        let id = self.input_id(draft);
+        let row = InboxRow { notice: Some(text), ..InboxRow::new(id, self.record.key.clone(), kind, at, now) };
         draft.row(&row);
         self.insert(row);
     }

@@ -6,7 +6,7 @@ use crate::agent::{AgentAnswer, InterruptError, TurnId, TurnOutcome};
 use crate::chat::ChatTime;
 use crate::clock::Timestamp;
 use crate::prompt;
-use crate::store::{Backfill, InboxKind, InboxRow, InboxState, PostKind, TurnEnd, TurnRow};
+use crate::store::{InboxKind, InboxRow, InboxState, PostKind, TurnEnd, TurnRow};
 
 impl SessionMachine {
     /// A turn is known to run.
@@ -182,23 +182,12 @@ impl SessionMachine {
     pub(super) fn stop(&mut self, arrival: Arrival, now: Timestamp, draft: &mut Draft) {
         draft.read.extend(arrival.journal);
         let at = arrival.message.at;
+        let id = self.input_id(draft);
         let row = InboxRow {
-            id: self.input_id(draft),
-            session: self.key().clone(),
-            kind: InboxKind::Stop,
             state: InboxState::Delivered,
-            at,
             message: Some(arrival.message),
-            notice: None,
             people: arrival.people,
-            backfill: Backfill::None,
-            late: false,
-            withdrawn: false,
-            attempts: 0,
-            not_before: now,
-            given_to: None,
-            turn: None,
-            created_at: now,
+            ..InboxRow::new(id, self.key().clone(), InboxKind::Stop, at, now)
         };
         draft.row(&row);
         let stopped = self.cancel_all(at, now, draft);

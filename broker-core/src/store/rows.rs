@@ -147,6 +147,30 @@ pub struct InboxRow {
     pub created_at: Timestamp,
 }
 
+impl InboxRow {
+    /// A row that was just made: queued, in doubt of nothing, without a message or a notice.
+    pub fn new(id: InputId, session: ThreadKey, kind: InboxKind, at: ChatTime, now: Timestamp) -> Self {
+        Self {
+            id,
+            session,
+            kind,
+            state: InboxState::Queued,
+            at,
+            message: None,
+            notice: None,
+            people: Vec::new(),
+            backfill: Backfill::None,
+            late: false,
+            withdrawn: false,
+            attempts: 0,
+            not_before: now,
+            given_to: None,
+            turn: None,
+            created_at: now,
+        }
+    }
+}
+
 /// How a turn left off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
