@@ -219,6 +219,11 @@ impl SessionMachine {
                 }
             }
         }
+        // Nothing of what was to close the turn stands in the thread: it owes an answer still.
+        let ours = self.turn_posts.iter().any(|known| known.post == *post);
+        if error.is_some() && *arrived == 0 && ours && *kind != PostKind::Progress {
+            self.unsignal(draft);
+        }
         // A notice about a notice would go the way of the first.
         if let Some(code) = error
             && *kind != PostKind::Notice

@@ -771,3 +771,22 @@ fn an_answer_to_what_joined_after_a_final_is_posted() {
     rig.finish("t1", Some("that too"));
     assert_eq!(rig.posted().last().unwrap(), &(PostKind::Final, "that too".to_owned()));
 }
+
+#[test]
+fn a_final_of_a_tool_that_is_refused_leaves_the_turn_owing_an_answer() {
+    for (kind, arrived, error, texts) in [
+        ("final", 0, Some("msg_blocks_too_long"), 2),
+        // A part of it stands there: it was said.
+        ("final", 1, Some("msg_blocks_too_long"), 1),
+        ("final", 2, None, 0),
+    ] {
+        let mut rig = Rig::running();
+        rig.tool("c1", "post", json!({"text": "one|two", "kind": kind}));
+        let post = rig.parts.last().unwrap().post.clone();
+        let before = rig.posted().len();
+        let error = error.map(str::to_owned);
+        rig.step(SessionInput::PostSettled(PostOutcome { post, kind: PostKind::Final, arrived, of: 2, error }));
+        rig.finish("t1", Some("the answer in short"));
+        assert_eq!(rig.posted().len() - before, texts, "a notice, and the final text where nothing was said");
+    }
+}
