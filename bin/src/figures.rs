@@ -64,7 +64,8 @@ impl Figures {
                 gauge!(name).set(count);
             }
         }
-        process();
+        // Files, if only of the kernel's; whoever scrapes gets the last figures when that panics.
+        let _ = tokio::task::spawn_blocking(process).await;
         self.handle.render()
     }
 }

