@@ -9,6 +9,7 @@ use broker_core::health::PartHealth;
 use broker_core::store::StoreError;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::group::{self, Job, given_up};
 use crate::pulse::Pulse;
@@ -19,6 +20,14 @@ use crate::sql::Sql;
 const QUEUE: usize = 1024;
 /// Changes that share one commit. A bound, so that the first of them does not wait for ever.
 const GROUP: usize = 256;
+/// So many changes within [`WINDOW`] are a busy store: then a group waits for more, and a disk that is asked to sync a few
+/// hundred times a second instead of thousands leaves the processors to others. A single conversation stays far below and
+/// never waits.
+const BUSY: usize = 20;
+/// See [`BUSY`].
+const WINDOW: Duration = Duration::from_millis(50);
+/// How long a group of a busy store waits for more.
+const LINGER: Duration = Duration::from_millis(3);
 /// How often an ill store that nobody writes to is tried.
 pub(crate) const PROBE: Duration = Duration::from_secs(5);
 
@@ -71,21 +80,61 @@ fn ended() -> StoreError {
     StoreError::new("the store's thread has ended; restart the broker")
 }
 
+/// How many changes came lately.
+struct Bustle {
+    since: Instant,
+    /// In the window that runs, and in the one before it.
+    now: usize,
+    before: usize,
+}
+
+impl Bustle {
+    fn new() -> Self {
+        Self { since: Instant::now(), now: 0, before: 0 }
+    }
+
+    fn count(&mut self, changes: usize) {
+        let windows = self.since.elapsed().as_millis() / WINDOW.as_millis();
+        if windows > 0 {
+            self.before = if windows == 1 { self.now } else { 0 };
+            (self.since, self.now) = (Instant::now(), 0);
+        }
+        self.now += changes;
+    }
+
+    fn is_busy(&self) -> bool {
+        self.now.max(self.before) >= BUSY
+    }
+}
+
 fn write(connection: &Connection, waiting: &mpsc::Receiver<Waiting>, mut pulse: Pulse, probe: Duration) {
+    let mut bustle = Bustle::new();
     loop {
         let first = match pulse.is_well() {
             true => waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
             false => waiting.recv_timeout(probe),
         };
         let jobs = match first {
-            Ok((first, _)) => {
-                std::iter::once(first).chain(waiting.try_iter().map(|(job, _)| job)).take(GROUP).collect()
-            }
+            Ok((first, _)) => group_of(first, waiting, &mut bustle),
             Err(RecvTimeoutError::Timeout) => vec![Job::new(write_probe).0],
             Err(RecvTimeoutError::Disconnected) => return,
         };
         pulse.beat(|| group::commit(connection, jobs));
     }
+}
+
+/// A change and those that go with it.
+fn group_of(first: Job, waiting: &mpsc::Receiver<Waiting>, bustle: &mut Bustle) -> Vec<Job> {
+    let mut jobs: Vec<Job> = std::iter::once(first).chain(waiting.try_iter().map(|(job, _)| job)).take(GROUP).collect();
+    if bustle.is_busy() {
+        let until = Instant::now() + LINGER;
+        while jobs.len() < GROUP {
+            let Ok((job, _)) = waiting.recv_timeout(until.saturating_duration_since(Instant::now())) else { break };
+            jobs.push(job);
+        }
+    }
+    bustle.count(jobs.len());
+    jobs
 }
 
 /// Writes to the disk, so that a store that nobody writes to learns that it works again.

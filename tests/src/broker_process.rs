@@ -48,8 +48,10 @@ async fn build() -> PathBuf {
     }
     let target = target_folder();
     let program = std::env::current_exe().expect("the path of this program");
-    // target/[triple/]profile/deps/this
-    let profile = program.parent().and_then(Path::parent).and_then(Path::file_name).unwrap_or_default();
+    // target/[triple/]profile/deps/this, or without `deps` when it is no test.
+    let folder =
+        program.parent().filter(|folder| !folder.ends_with("deps")).or(program.parent().and_then(Path::parent));
+    let profile = folder.and_then(Path::file_name).unwrap_or_default();
     let profile = if profile == "debug" { "dev".into() } else { profile.to_owned() };
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo

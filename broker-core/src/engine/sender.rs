@@ -125,7 +125,7 @@ async fn pause(shared: &Shared, notify: &Notify, until: Timestamp, may_be_woken:
     }
 }
 
-/// Brings the thread's first open part one step further. `false` when there is none.
+/// Brings the thread's first open part one step further. `false` when there is none after it.
 async fn advance(shared: &Arc<Shared>, thread: &ThreadKey, notify: &Notify) -> Result<bool, StoreError> {
     let parts = shared.parts.store.open_parts(thread, BATCH).await?;
     let Some(part) = parts.first() else { return Ok(false) };
@@ -133,17 +133,18 @@ async fn advance(shared: &Arc<Shared>, thread: &ThreadKey, notify: &Notify) -> R
     let part = outbox::seen_at(part, now);
     match outbox::decide(&part, now) {
         Action::Wait(until) => pause(shared, notify, until, true).await,
-        Action::Send => send(shared, &part).await?,
+        Action::Send => return Ok(!send(shared, &part).await? || parts.len() > 1),
         Action::LookUp => look_up(shared, &part).await?,
     }
     Ok(true)
 }
 
-async fn send(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError> {
+/// Posts a part; whether it stands in the thread now.
+async fn send(shared: &Arc<Shared>, part: &PartRow) -> Result<bool, StoreError> {
     let sending = outbox::sending(part, shared.parts.clock.now());
     // Of the sender and a `-stop` the first committed wins.
     if !change(shared, part.state, &sending).await? {
-        return Ok(());
+        return Ok(false);
     }
     shared.sender.calling(true);
     let op = ChatOp::Post { thread: part.thread.clone(), body: part.body.clone() };
@@ -151,7 +152,9 @@ async fn send(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError> {
     shared.sender.calling(false);
     report(shared, part, &result);
     let row = outbox::sent(&sending, &result, shared.parts.clock.now());
-    conclude(shared, PartState::Sending, row).await
+    let over = row.state == PartState::Sent;
+    conclude(shared, PartState::Sending, row).await?;
+    Ok(over)
 }
 
 fn report(shared: &Shared, part: &PartRow, result: &Result<crate::chat::Receipt, DeliverError>) {
@@ -216,7 +219,11 @@ async fn settled(shared: &Arc<Shared>, last: &PartRow) -> Result<(), StoreError>
     if last.state == PartState::Sent && last.number < last.of {
         return Ok(());
     }
-    let parts = shared.parts.store.post(&last.post).await?;
+    // Most posts have one part, which is known.
+    let parts = match last.of {
+        1 => vec![last.clone()],
+        _ => shared.parts.store.post(&last.post).await?,
+    };
     if parts.iter().any(|part| part.state.is_open()) {
         return Ok(());
     }

@@ -56,8 +56,7 @@ impl state::State {
     }
 
     fn has_replies(&self, channel: &str, root: &str) -> bool {
-        let mut messages = self.messages.get(channel).into_iter().flat_map(|all| all.values());
-        messages.any(|message| message.thread.as_deref() == Some(root))
+        self.thread(channel, root).iter().any(|message| message.ts != root)
     }
 
     fn channel(&self, channel: &str) -> &Channel {

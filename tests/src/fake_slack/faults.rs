@@ -68,6 +68,11 @@ impl FakeSlack {
         });
     }
 
+    /// Forgets what a long run would gather without end: calls, statuses, and the payloads of envelopes that are settled.
+    pub fn forget_settled(&self) {
+        self.shared.state.change(|state| state.forget_settled());
+    }
+
     /// Keeps envelopes back.
     pub fn hold(&self) {
         self.shared.state.change(|state| state.held = true);

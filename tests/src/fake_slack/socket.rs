@@ -170,12 +170,13 @@ impl State {
         let envelope = &mut self.envelopes[index];
         let (attempt, reason) = (envelope.sent, if envelope.sent == 0 { "" } else { "timeout" });
         let frame = events::envelope(&id, &envelope.kind, &envelope.payload, attempt, reason);
-        envelope.ids.push(id);
+        envelope.ids.push(id.clone());
         envelope.connections.push(connection);
         envelope.sent += 1;
         envelope.last_sent = Some(now);
         envelope.first_sent.get_or_insert(now);
         envelope.first_sent_at.get_or_insert(wall);
+        self.envelope_ids.insert(id, index);
         self.write(connection, Frame::text(frame.to_string()));
     }
 
@@ -202,8 +203,7 @@ impl State {
         if self.raw_ids.contains(id) {
             return self.raw_acks.entry(id.to_owned()).or_default().push(now);
         }
-        let found = self.envelopes.iter().rposition(|envelope| envelope.ids.iter().any(|known| known == id));
-        let Some(index) = found else {
+        let Some(index) = self.envelope_ids.get(id).copied() else {
             return self.violation(format!("an ack names an envelope that was never sent: {id}"));
         };
         if self.lost_acks > 0 {
@@ -220,6 +220,15 @@ impl State {
         }
         if acks > sent {
             self.violation(format!("{id} was acknowledged {acks} times and sent {sent} times"));
+        }
+    }
+
+    /// Keeps of everything that is over what the counts need.
+    pub(super) fn forget_settled(&mut self) {
+        self.calls.clear();
+        self.statuses.clear();
+        for envelope in self.envelopes.iter_mut().filter(|envelope| envelope.acked.is_some()) {
+            envelope.payload = Value::Null;
         }
     }
 

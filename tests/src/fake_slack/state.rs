@@ -1,6 +1,6 @@
 //! What the fake workspace holds, and what it has seen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use broker_core::clock::{Clock, SystemClock, Timestamp};
@@ -102,6 +102,10 @@ pub struct State {
     pub(super) users: BTreeMap<String, User>,
     pub(super) channels: BTreeMap<String, Channel>,
     pub(super) messages: BTreeMap<String, BTreeMap<u64, Message>>,
+    /// Where the replies of a thread stand, by channel and root: a busy channel is not gone through for each of them.
+    pub(super) replies: HashMap<(String, String), BTreeSet<u64>>,
+    /// Messages of the broker so far.
+    own_messages: usize,
     pub(super) ephemerals: Vec<Ephemeral>,
     pub(super) reactions: BTreeSet<(String, String, String)>,
     pub(super) statuses: Vec<StatusChange>,
@@ -111,6 +115,8 @@ pub struct State {
     pub(super) violations: Vec<String>,
     pub(super) faults: Vec<Fault>,
     pub(super) envelopes: Vec<Envelope>,
+    /// Which envelope an id belongs to.
+    pub(super) envelope_ids: HashMap<String, usize>,
     pub(super) raw_acks: BTreeMap<String, Vec<Instant>>,
     pub(super) raw_ids: BTreeSet<String>,
     pub(super) pending: Vec<usize>,
@@ -155,6 +161,8 @@ impl State {
             users: users.into_iter().map(|user| (user.id.clone(), user)).collect(),
             channels: channels.into_iter().map(|channel| (channel.id.clone(), channel)).collect(),
             messages: BTreeMap::new(),
+            replies: HashMap::new(),
+            own_messages: 0,
             ephemerals: Vec::new(),
             reactions: BTreeSet::new(),
             statuses: Vec::new(),
@@ -163,6 +171,7 @@ impl State {
             violations: Vec::new(),
             faults: Vec::new(),
             envelopes: Vec::new(),
+            envelope_ids: HashMap::new(),
             raw_acks: BTreeMap::new(),
             raw_ids: BTreeSet::new(),
             pending: Vec::new(),
@@ -240,6 +249,10 @@ impl State {
             broadcast: text("subtype") == "thread_broadcast",
             fields,
         };
+        if let Some(thread) = thread {
+            self.replies.entry((channel.to_owned(), thread.to_owned())).or_default().insert(micros);
+        }
+        self.own_messages += usize::from(message.is_own());
         self.messages.entry(channel.to_owned()).or_default().insert(micros, message.clone());
         message
     }
@@ -272,8 +285,10 @@ impl State {
 
     /// The messages of a thread, root first; without the root when it does not exist.
     pub(super) fn thread(&self, channel: &str, root: &str) -> Vec<&Message> {
-        let all = self.messages.get(channel).into_iter().flat_map(BTreeMap::values);
-        all.filter(|message| message.ts == root || message.thread.as_deref() == Some(root)).collect()
+        let Some(all) = self.messages.get(channel) else { return Vec::new() };
+        let replies = self.replies.get(&(channel.to_owned(), root.to_owned())).into_iter().flatten();
+        // A reply that was deleted is no longer there.
+        micros(root).iter().chain(replies).filter_map(|place| all.get(place)).collect()
     }
 
     pub(super) fn message(&self, channel: &str, ts: &str) -> Option<&Message> {
@@ -297,6 +312,11 @@ impl State {
             object.insert("subscribed".to_owned(), json!(false));
         }
         Value::Object(object)
+    }
+
+    /// How many messages the broker has posted.
+    pub fn own_messages(&self) -> usize {
+        self.own_messages
     }
 
     /// The messages that the broker posted into a thread, in order.
