@@ -189,6 +189,8 @@ pub struct SessionCommit {
     pub fence: Fence,
     /// The revision it builds on.
     pub expected: Revision,
+    /// How many steps it holds: so much the revision grows.
+    pub steps: u64,
     /// The record as it shall be; absent where it does not change.
     pub record: Option<SessionRecord>,
     /// Inbox rows as they shall be, new ones included. A *new* row whose message is already in the inbox under another
@@ -211,6 +213,7 @@ impl SessionCommit {
             key,
             fence,
             expected,
+            steps: 1,
             record: None,
             inbox: Vec::new(),
             turns: Vec::new(),
@@ -218,6 +221,32 @@ impl SessionCommit {
             drop_queued_parts: false,
             read: Vec::new(),
         }
+    }
+
+    /// Adds the step after it, so that both become durable at once.
+    ///
+    /// # Errors
+    ///
+    /// The step itself, when the two have to be made one after the other: it drops parts that this one adds.
+    pub fn join(&mut self, next: Self) -> Result<(), Box<Self>> {
+        if next.is_empty() {
+            return Ok(());
+        }
+        if self.is_empty() {
+            *self = next;
+            return Ok(());
+        }
+        if next.drop_queued_parts && !self.parts.is_empty() {
+            return Err(Box::new(next));
+        }
+        self.steps += next.steps;
+        self.record = next.record.or(self.record.take());
+        replace(&mut self.inbox, next.inbox, |row| row.id.clone());
+        replace(&mut self.turns, next.turns, |turn| turn.id.clone());
+        self.parts.extend(next.parts);
+        self.drop_queued_parts |= next.drop_queued_parts;
+        self.read.extend(next.read);
+        Ok(())
     }
 
     /// Whether committing it would change anything.
@@ -228,6 +257,16 @@ impl SessionCommit {
             && self.parts.is_empty()
             && !self.drop_queued_parts
             && self.read.is_empty()
+    }
+}
+
+/// Puts later versions of rows in the place of earlier ones, and new rows behind them.
+fn replace<T, Id: PartialEq>(rows: &mut Vec<T>, later: Vec<T>, id: impl Fn(&T) -> Id) {
+    for row in later {
+        match rows.iter_mut().find(|known| id(known) == id(&row)) {
+            Some(known) => *known = row,
+            None => rows.push(row),
+        }
     }
 }
 

@@ -82,7 +82,7 @@ pub(crate) fn commit(connection: &Connection, change: &SessionCommit) -> Sql<Res
     if revision != change.expected {
         return Ok(Err(CommitError::Stale { expected: change.expected, found: revision }));
     }
-    let next = Revision(revision.0 + 1);
+    let next = Revision(revision.0 + change.steps);
     connection.prepare_cached("UPDATE threads SET revision = ?2 WHERE key = ?1")?.execute(params![name, next.0])?;
     if let Some(record) = &change.record {
         put_record(connection, &name, record)?;

@@ -23,11 +23,11 @@ const GROUP: usize = 256;
 /// So many changes within [`WINDOW`] are a busy store: then a group waits for more, and a disk that is asked to sync a few
 /// hundred times a second instead of thousands leaves the processors to others. A single conversation stays far below and
 /// never waits.
-const BUSY: usize = 20;
+const BUSY: usize = 50;
 /// See [`BUSY`].
 const WINDOW: Duration = Duration::from_millis(50);
 /// How long a group of a busy store waits for more.
-const LINGER: Duration = Duration::from_millis(3);
+const LINGER: Duration = Duration::from_millis(2);
 /// How often an ill store that nobody writes to is tried.
 pub(crate) const PROBE: Duration = Duration::from_secs(5);
 

@@ -32,6 +32,9 @@ const DENIAL_TOLD: Duration = Duration::from_secs(10 * 60);
 /// Messages of one thread whose authors are being looked up; more stay in the journal.
 const MAX_ADMISSIONS: usize = 1024;
 
+/// Inputs that share a commit at most.
+const SHARED_COMMIT: usize = 16;
+
 /// A message of the journal on its way to a session.
 #[derive(Debug)]
 pub(super) struct Incoming {
@@ -236,7 +239,7 @@ impl Session {
         self.quiet_since = self.shared.parts.clock.now();
         match letter {
             Letter::Wake => Ok(()),
-            Letter::Input(input) => self.step(*input).await,
+            Letter::Input(input) => self.steps(*input).await,
             Letter::Retry(answer) => {
                 self.step(SessionInput::Retry).await?;
                 // Whoever asked may have gone away.
@@ -411,17 +414,52 @@ impl Session {
         }
     }
 
+    /// An input and those that wait behind it: while the disk is busy, what came meanwhile shares one commit.
+    async fn steps(&mut self, first: SessionInput) -> Result<(), End> {
+        let Some(mut step) = self.handle(first) else { return Ok(()) };
+        for _ in 1..SHARED_COMMIT {
+            let next = match self.inbox.try_recv() {
+                Ok(Letter::Input(input)) => self.handle(*input),
+                Ok(other) => {
+                    self.make(step).await?;
+                    return Box::pin(self.letter(other)).await;
+                }
+                Err(_) => break,
+            };
+            let Some(next) = next else { break };
+            match step.commit.join(next.commit) {
+                Ok(()) => step.effects.extend(next.effects),
+                Err(commit) => {
+                    let before = std::mem::replace(&mut step, Step { commit: *commit, effects: next.effects });
+                    self.make(before).await?;
+                }
+            }
+        }
+        self.make(step).await
+    }
+
     /// One input, its commit, then its effects.
     async fn step(&mut self, input: SessionInput) -> Result<(), End> {
-        let now = self.shared.parts.clock.now();
-        let Some(machine) = &mut self.machine else { return Ok(()) };
+        match self.handle(input) {
+            Some(step) => self.make(step).await,
+            None => Ok(()),
+        }
+    }
+
+    fn handle(&mut self, input: SessionInput) -> Option<Step> {
+        let machine = self.machine.as_mut()?;
         count_call(&input);
-        let Step { commit, effects } = machine.handle(input, now);
+        Some(machine.handle(input, self.shared.parts.clock.now()))
+    }
+
+    /// Makes a step durable, then does what it asks for.
+    async fn make(&mut self, step: Step) -> Result<(), End> {
+        let Step { commit, effects } = step;
         let ended: Vec<_> = commit.turns.iter().filter_map(|turn| turn.ended).collect();
         let read = commit.read.clone();
         if !commit.is_empty() {
             self.commit(commit).await?;
-            self.quiet_since = now;
+            self.quiet_since = self.shared.parts.clock.now();
         }
         for (_, end) in ended {
             metrics::counter!(telemetry::TURNS, "outcome" => end.as_str()).increment(1);

@@ -201,7 +201,7 @@ impl State {
         if let Some(objection) = self.objection(&change) {
             return Err(objection);
         }
-        let revision = Revision(change.expected.0 + 1);
+        let revision = Revision(change.expected.0 + change.steps);
         let session = self.sessions.entry(change.key.clone()).or_default();
         session.revision = revision;
         if let Some(record) = change.record {

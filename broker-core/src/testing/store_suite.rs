@@ -41,6 +41,7 @@ pub async fn all<F: Future<Output = Store>>(make: impl Fn() -> F) {
     sessions::an_old_claim_is_void(make().await).await;
     sessions::a_step_on_other_rows_is_refused(make().await).await;
     sessions::a_step_is_all_or_nothing(make().await).await;
+    sessions::joined_steps_are_as_good_as_single_ones(make().await).await;
     sessions::a_step_stays_in_its_session(make().await).await;
     sessions::a_message_is_one_inbox_row(make().await).await;
     sessions::every_field_comes_back(make().await).await;

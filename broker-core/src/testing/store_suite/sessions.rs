@@ -6,13 +6,13 @@ use super::{
 };
 use crate::agent::{AgentThreadId, InputId, TurnId};
 use crate::chat::{
-    ChatTime, ConversationKey, ConversationKind, InstallationId, MessageId, PersonId, Standing, ThreadKey,
+    ChatTime, ConversationKey, ConversationKind, InstallationId, MessageId, OpKey, PersonId, Standing, ThreadKey,
 };
 use crate::clock::Timestamp;
 use crate::session::MAX_PARKED;
 use crate::store::{
-    ActiveSession, Backfill, CommitError, Fence, InboxKind, InboxRow, InboxState, KnownMessage, Old, PartState,
-    PostKind, Revision, SessionCommit, SessionRecord, SessionRows, TurnEnd, TurnRow,
+    ActiveSession, Backfill, CommitError, Fence, InboxKind, InboxRow, InboxState, KnownMessage, Old, PartRow,
+    PartState, PostKind, Revision, SessionCommit, SessionRecord, SessionRows, TurnEnd, TurnRow,
 };
 
 /// Who claims last owns the session; a claim alone changes none of its rows.
@@ -82,6 +82,49 @@ pub async fn a_step_is_all_or_nothing(store: Store) {
     let again = SessionCommit { expected: Revision(1), ..step };
     assert!(matches!(store.commit(again).await, Err(CommitError::Store(_))), "the part is there already");
     assert_eq!(claim(&store, &key).await.1.revision, Revision(1));
+}
+
+/// Steps that are joined leave the rows that they leave one after the other; where that cannot be they do not join.
+pub async fn joined_steps_are_as_good_as_single_ones(store: Store) {
+    let steps = |key: &ThreadKey, fence: Fence, name: &str| {
+        // One conversation has both threads.
+        let state = |state| row(key, name, &format!("{}0", name.len()), state);
+        let mut first = SessionCommit::empty(key.clone(), fence, Revision(1));
+        first.record = Some(SessionRecord { running_turn: Some(TurnId::new("t1")), ..record(key) });
+        first.inbox = vec![state(InboxState::Given)];
+        first.turns = vec![turn(key)];
+        first.drop_queued_parts = true;
+        let mut second = SessionCommit::empty(key.clone(), fence, Revision(2));
+        second.record = Some(record(key));
+        second.inbox = vec![
+            state(InboxState::Delivered),
+            row(key, &format!("{name}+"), &format!("{}1", name.len()), InboxState::Queued),
+        ];
+        second.turns = vec![TurnRow { inputs: 2, ..turn(key) }];
+        second.parts = vec![PartRow { id: OpKey::new(name), ..part(key, name, 1, PartState::Queued) }];
+        (first, second)
+    };
+    let (apart, together) = (key("1"), key("2"));
+    let fence = begin(&store, &apart, |_| {}).await;
+    let (first, second) = steps(&apart, fence, "a");
+    store.commit(first).await.unwrap();
+    assert_eq!(store.commit(second).await, Ok(Revision(3)));
+    let fence = begin(&store, &together, |_| {}).await;
+    let (mut first, second) = steps(&together, fence, "bb");
+    first.join(second.clone()).unwrap();
+    first.join(SessionCommit::empty(together.clone(), fence, Revision(3))).unwrap();
+    assert_eq!((first.inbox.len(), first.turns.len()), (2, 1), "of each row the last version alone");
+    assert_eq!(store.commit(first.clone()).await, Ok(Revision(3)));
+    for (key, name) in [(&apart, "a"), (&together, "bb")] {
+        let rows = claim(&store, key).await.1;
+        assert_eq!((rows.revision, rows.record), (Revision(3), Some(record(key))));
+        assert_eq!(rows.inbox, [row(key, &format!("{name}+"), &format!("{}1", name.len()), InboxState::Queued)]);
+        let parts = store.open_parts(key, 10).await.unwrap();
+        assert_eq!(parts.iter().map(|part| part.id.as_str()).collect::<Vec<_>>(), [name]);
+    }
+    // It would drop the part that the first one adds.
+    let drops = SessionCommit { drop_queued_parts: true, parts: Vec::new(), ..second };
+    assert_eq!(first.join(drops.clone()), Err(Box::new(drops)));
 }
 
 /// A claim covers one session: a step that brings another's rows is refused whole.
