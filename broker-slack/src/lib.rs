@@ -36,6 +36,7 @@ mod lenient;
 mod limiter;
 mod link;
 mod message;
+mod names;
 mod parse;
 mod people;
 mod scopes;

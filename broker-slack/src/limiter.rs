@@ -180,10 +180,13 @@ impl Lanes {
 
     /// Takes what the call needs, if all of it is there.
     fn take(&mut self, want: &Want, now: Instant) -> bool {
-        let in_flight = if want.is_answer() { self.answers } else { self.others };
+        // First of all, since of many that wait most end here.
+        if *self.in_flight(want) >= MAX_IN_FLIGHT {
+            return false;
+        }
         let in_channel = want.place.as_ref().and_then(|place| self.in_channel.get(place)).copied().unwrap_or(0);
         let gate = self.gates.entry(want.method).or_default();
-        if gate.opens().is_some_and(|at| at > now) || in_flight >= MAX_IN_FLIGHT || in_channel >= MAX_IN_CHANNEL {
+        if gate.opens().is_some_and(|at| at > now) || in_channel >= MAX_IN_CHANNEL {
             return false;
         }
         if let Some(channel) = want.bucket().filter(|_| self.rate > 0.0) {

@@ -23,6 +23,7 @@ use crate::config::{ConnectError, SlackConfig, mend};
 use crate::failure::Failure;
 use crate::identity::Identity;
 use crate::limiter::Priority;
+use crate::names::Names;
 use crate::scopes::Granted;
 use crate::socket::Keeper;
 use crate::status::Board;
@@ -43,6 +44,7 @@ pub struct Slack {
     pub(crate) granted: Granted,
     board: Arc<Board>,
     config: SlackConfig,
+    names: Names,
 }
 
 impl Slack {
@@ -64,7 +66,7 @@ impl Slack {
             ConnectError::refused(&format!("no_{field}"), mend)
         })?;
         let board = Arc::new(Board::new(clock, granted.health(), config.connections.max(1)));
-        Ok(Arc::new(Self { api: Arc::new(api), identity, granted, board, config }))
+        Ok(Arc::new(Self { api: Arc::new(api), identity, granted, board, config, names: Names::new() }))
     }
 
     /// Who the broker is on Slack.
@@ -201,10 +203,15 @@ impl ChatTransport for Slack {
     }
 
     async fn conversation_name(&self, conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
-        let params = vec![("channel", Some(conversation.conversation.as_str().to_owned()))];
-        let answer = self.api.get(CONVERSATION_INFO, Priority::Status, &params).await?;
-        // A direct message has no name; its `user` is not one.
-        Ok(lenient::text(&answer["channel"], "name").map(str::to_owned))
+        let channel = conversation.conversation.as_str();
+        let asked = self.names.of(channel);
+        let ask = async || {
+            let params = vec![("channel", Some(channel.to_owned()))];
+            let answer = self.api.get(CONVERSATION_INFO, Priority::Status, &params).await?;
+            // A direct message has no name; its `user` is not one.
+            Ok::<_, LookupError>(lenient::text(&answer["channel"], "name").map(str::to_owned))
+        };
+        asked.get_or_try_init(ask).await.cloned()
     }
 
     fn health(&self) -> watch::Receiver<LinkHealth> {
