@@ -28,6 +28,8 @@ const BUSY: usize = 50;
 const WINDOW: Duration = Duration::from_millis(50);
 /// How long a group of a busy store waits for more.
 const LINGER: Duration = Duration::from_millis(2);
+/// A change that waits for so long says that the disk hangs: it answers neither yes nor no.
+const HUNG: Duration = Duration::from_secs(10);
 /// How often an ill store that nobody writes to is tried.
 pub(crate) const PROBE: Duration = Duration::from_secs(5);
 
@@ -41,6 +43,7 @@ pub(crate) struct Writer {
     /// What bounds the queue: a channel of the standard library, since the thread waits with a limit, which one of tokio's
     /// cannot outside a runtime.
     places: Arc<Semaphore>,
+    health: watch::Sender<PartHealth>,
     thread: JoinHandle<()>,
 }
 
@@ -51,10 +54,11 @@ impl Writer {
         probe: Duration,
     ) -> Result<Self, OpenError> {
         let (jobs, waiting) = mpsc::channel();
-        let work = move || write(&connection, &waiting, Pulse::new(health), probe);
+        let pulse = Pulse::new(health.clone());
+        let work = move || write(&connection, &waiting, pulse, probe);
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(work);
         let thread = thread.map_err(|source| OpenError::Thread { source })?;
-        Ok(Self { jobs, places: Arc::new(Semaphore::new(QUEUE)), thread })
+        Ok(Self { jobs, places: Arc::new(Semaphore::new(QUEUE)), health, thread })
     }
 
     /// Makes a change and returns when it is durable. Dropping the future does not undo it.
@@ -62,10 +66,27 @@ impl Writer {
         &self,
         change: impl FnOnce(&Connection) -> Sql<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| ended())?;
-        let (job, outcome) = Job::new(change);
-        self.jobs.send((job, place)).map_err(|_| ended())?;
-        outcome.await.map_err(|_| given_up())?
+        let made = async {
+            let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| ended())?;
+            let (job, outcome) = Job::new(change);
+            self.jobs.send((job, place)).map_err(|_| ended())?;
+            outcome.await.map_err(|_| given_up())?
+        };
+        tokio::pin!(made);
+        if let Ok(outcome) = tokio::time::timeout(HUNG, &mut made).await {
+            return outcome;
+        }
+        // The thread cannot say so: it waits itself. The next commit that ends sets it right.
+        let reason = format!("a change has waited for {} s: the disk hangs, look at the machine's log", HUNG.as_secs());
+        self.health.send_if_modified(|health| {
+            let news = health.ok;
+            if news {
+                tracing::error!(reason, "the store does not answer");
+                (health.ok, health.reason) = (false, Some(reason));
+            }
+            news
+        });
+        made.await
     }
 
     /// Ends the thread and waits for it. Blocks.
@@ -168,5 +189,31 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), well).await.unwrap().unwrap();
         writer.join();
         assert!(health.changed().await.is_err(), "the thread has ended");
+    }
+
+    /// The clock jumps to the limit as soon as everybody waits for the thread.
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_does_not_answer_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = schema::open(&folder.path().join("db")).unwrap();
+        let (sender, mut health) = watch::channel(PartHealth::well());
+        let writer = Writer::start(connection, sender, PROBE).unwrap();
+        let (let_go, held) = mpsc::channel::<()>();
+        let hangs = writer.write(move |_| {
+            let _ = held.recv();
+            Ok(7)
+        });
+        let mut hangs = Box::pin(hangs);
+        tokio::select! {
+            biased;
+            outcome = &mut hangs => panic!("{outcome:?}"),
+            ill = health.wait_for(|health| !health.ok) => {
+                assert!(ill.unwrap().reason.as_ref().unwrap().contains("the disk hangs"));
+            }
+        }
+        drop(let_go);
+        assert_eq!(hangs.await, Ok(7));
+        assert!(health.borrow().ok, "the commit that ended sets it right");
+        writer.join();
     }
 }
