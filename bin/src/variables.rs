@@ -74,6 +74,8 @@ variables! {
         "How many earlier messages of a thread go along with the first mention in it; 0 for none.";
     SLACK_HISTORY_API_MAX_LIMIT = Value("50"), plain,
         "The most messages that one look at a thread's history brings.";
+    SLACK_FILE_MAX_BYTES = Value("104857600"), plain,
+        "The largest file of a message that is fetched for the agent, in bytes; 0 fetches none.";
     SLACK_ALLOWED_USERS = Words("nobody else"), plain,
         "User ids, comma-separated, that may instruct beside the full members of the workspace.";
     SLACK_ALLOWED_CHANNELS = Words("none"), plain,

@@ -255,9 +255,11 @@ impl AgentRuntime for Codex {
         }
         let _turn = self.heavy.acquire().await;
         let connection = self.current().map_err(|reason| SubmitError::Unavailable { reason })?;
+        let text = std::iter::once(json!({"type": "text", "text": input.text, "text_elements": []}));
+        let images = input.images.iter().map(|path| json!({"type": "localImage", "path": path}));
         let params = json!({
             "threadId": thread.as_str(),
-            "input": [{"type": "text", "text": input.text, "text_elements": []}],
+            "input": text.chain(images).collect::<Vec<_>>(),
             "clientUserMessageId": input.id.as_str(),
         });
         // On a thread that is busy this joins the running turn and answers with that turn's id.

@@ -151,7 +151,7 @@ impl Bench {
     }
 
     async fn submit(&self, text: &str) -> Result<broker_core::agent::Submitted, SubmitError> {
-        let input = AgentInput { id: InputId::new("row-1"), text: text.to_owned() };
+        let input = AgentInput { id: InputId::new("row-1"), text: text.to_owned(), images: Vec::new() };
         self.codex.submit(&AgentThreadId::new("th-1"), &input).await
     }
 

@@ -100,6 +100,9 @@ pub struct AgentInput {
     pub id: InputId,
     /// The text.
     pub text: String,
+    /// Images that go along, in order: absolute paths of files that the runtime reads. A runtime that shows its agent no
+    /// images leaves them out; the text names their originals.
+    pub images: Vec<PathBuf>,
 }
 
 /// An input that the runtime took. It is not in the thread's history before [`AgentEvent::InputRecorded`].

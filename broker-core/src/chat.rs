@@ -1,5 +1,6 @@
 //! A chat platform, as the broker sees it: the trait [`ChatTransport`] and its words.
 
+mod file;
 mod link;
 mod text;
 
@@ -10,7 +11,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,7 @@ use crate::history::HistoryError;
 use crate::ids::string_id;
 use crate::store::{Accepted, StoreError};
 
+pub use file::{FetchError, Fetched, FileRef, FileSink, Kept};
 pub use link::{ConnectionEnd, ConnectionHealth, ConnectionState, LinkHealth};
 pub use text::{AgentText, Mentionable, PartBody};
 
@@ -261,25 +262,6 @@ impl Author {
     }
 }
 
-/// A file that hangs on a message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileRef {
-    /// The platform's id of the file.
-    pub id: String,
-    /// Its name, when the platform says.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub name: Option<String>,
-    /// Its media type, when the platform says.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub media_type: Option<String>,
-    /// Its size in bytes, when the platform says.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub size: Option<u64>,
-    /// Where it can be fetched from.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub url: Option<String>,
-}
-
 /// A message that somebody wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
@@ -483,35 +465,6 @@ pub enum LookupError {
     },
 }
 
-/// Where a file is streamed to.
-pub type FileSink = dyn AsyncWrite + Send + Unpin;
-
-/// What became of a file that was fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetched {
-    /// How many bytes were written.
-    pub bytes: u64,
-    /// The media type that the platform named.
-    pub media_type: Option<String>,
-}
-
-/// Why a file could not be fetched.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FetchError {
-    /// The platform cannot hand out files, or not this one.
-    #[error("the file cannot be fetched ({reason})")]
-    Refused {
-        /// A code or a short reason.
-        reason: String,
-    },
-    /// No answer, or a broken one; another try may succeed.
-    #[error("the file could not be fetched for now ({reason})")]
-    Unavailable {
-        /// A code or a short reason.
-        reason: String,
-    },
-}
-
 /// Why the link to the platform ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
@@ -565,8 +518,8 @@ pub trait ChatTransport: Send + Sync {
     /// complete.
     async fn find(&self, thread: &ThreadKey, keys: &[OpKey], since: ChatTime) -> Result<Vec<Found>, HistoryError>;
 
-    /// Streams a file.
-    async fn fetch(&self, file: &FileRef, into: &mut FileSink) -> Result<Fetched, FetchError>;
+    /// Streams a file of at most `most` bytes. What was written before an error is worth nothing.
+    async fn fetch(&self, file: &FileRef, most: u64, into: &mut FileSink) -> Result<Fetched, FetchError>;
 
     /// Looks a person up on the platform; no cache of its own.
     async fn person(&self, id: &PersonId) -> Result<Person, LookupError>;

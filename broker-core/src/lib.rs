@@ -113,6 +113,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod attachments;
 pub mod chat;
 pub mod clock;
 pub mod engine;
@@ -121,6 +122,7 @@ pub mod history;
 pub mod ids;
 pub mod mrkdwn;
 pub mod outbox;
+pub mod picture;
 pub mod prompt;
 pub mod session;
 pub mod status;

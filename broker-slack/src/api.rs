@@ -51,6 +51,7 @@ pub(crate) const HISTORY: Method = method("conversations.history", 10);
 pub(crate) const MY_CONVERSATIONS: Method = method("users.conversations", 10);
 pub(crate) const CONVERSATION_INFO: Method = method("conversations.info", 5);
 pub(crate) const USER_INFO: Method = method("users.info", 5);
+pub(crate) const FILE_INFO: Method = method("files.info", 10);
 
 /// The longest answer of `auth.test` that is read; Slack's is below a kilobyte.
 const MAX_AUTH_ANSWER: usize = 64 * 1024;
@@ -95,6 +96,20 @@ impl Api {
             bot_token,
             limiter: Limiter::new(post_rate),
         })
+    }
+
+    /// Where the API is, without a trailing slash.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// For requests of a client of its own.
+    pub(crate) fn connector(&self) -> HttpsConnector<HttpConnector> {
+        self.connector.clone()
+    }
+
+    pub(crate) fn bot_token(&self) -> &SecretString {
+        &self.bot_token
     }
 
     /// Calls a method that reads. Slack takes JSON only for methods that write, so these go by GET.

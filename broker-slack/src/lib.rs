@@ -30,6 +30,7 @@ mod api;
 mod config;
 mod envelope;
 mod failure;
+mod files;
 mod history;
 mod identity;
 mod lenient;

@@ -173,7 +173,11 @@ fn team<'a>(message: &'a Value, frame: Frame<'_>) -> Option<&'a str> {
 }
 
 fn files(message: &Value) -> Vec<FileRef> {
-    let files = lenient::list(message, "files").iter().filter_map(|file| {
+    lenient::list(message, "files").iter().filter_map(file).take(MAX_FILES).collect()
+}
+
+/// A file object (<https://docs.slack.dev/reference/objects/file-object>).
+pub(crate) fn file(file: &Value) -> Option<FileRef> {
         Some(FileRef {
             id: lenient::text(file, "id")?.to_owned(),
             name: lenient::text(file, "name").or_else(|| lenient::text(file, "title")).map(str::to_owned),
@@ -182,7 +186,6 @@ fn files(message: &Value) -> Vec<FileRef> {
             url: lenient::text(file, "url_private_download")
                 .or_else(|| lenient::text(file, "url_private"))
                 .map(str::to_owned),
+            kept: None,
         })
-    });
-    files.take(MAX_FILES).collect()
 }

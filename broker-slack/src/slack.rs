@@ -191,9 +191,8 @@ impl ChatTransport for Slack {
         self.find_keys(thread, keys, since).await
     }
 
-    /// Not supported yet: always refused.
-    async fn fetch(&self, _file: &FileRef, _into: &mut FileSink) -> Result<Fetched, FetchError> {
-        Err(FetchError::Refused { reason: "files are not supported yet".to_owned() })
+    async fn fetch(&self, file: &FileRef, most: u64, into: &mut FileSink) -> Result<Fetched, FetchError> {
+        self.fetch_file(file, most, into).await
     }
 
     async fn person(&self, id: &PersonId) -> Result<Person, LookupError> {

@@ -320,7 +320,7 @@ impl ChatTransport for Terminal {
         Ok(found.collect())
     }
 
-    async fn fetch(&self, _file: &FileRef, _into: &mut FileSink) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, _file: &FileRef, _most: u64, _into: &mut FileSink) -> Result<Fetched, FetchError> {
         Err(FetchError::Refused { reason: "there are no files in a terminal".to_owned() })
     }
 
@@ -472,8 +472,8 @@ mod tests {
             self.terminal.find(thread, keys, since).await
         }
 
-        async fn fetch(&self, file: &FileRef, into: &mut FileSink) -> Result<Fetched, FetchError> {
-            self.terminal.fetch(file, into).await
+        async fn fetch(&self, file: &FileRef, most: u64, into: &mut FileSink) -> Result<Fetched, FetchError> {
+            self.terminal.fetch(file, most, into).await
         }
 
         async fn person(&self, id: &PersonId) -> Result<Person, LookupError> {

@@ -103,7 +103,7 @@ impl Bench {
     async fn submit(&mut self, thread: &AgentThreadId, text: &str) -> (InputId, TurnId) {
         self.inputs += 1;
         let id = InputId::new(format!("row-{}", self.inputs));
-        let input = AgentInput { id: id.clone(), text: text.to_owned() };
+        let input = AgentInput { id: id.clone(), text: text.to_owned(), images: Vec::new() };
         (id, self.codex.submit(thread, &input).await.expect("taken").turn)
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::files::SessionFiles;
 use super::registry::Letter;
 use super::statuses::{self, Wish};
 use super::{Shared, sender};
@@ -50,6 +51,7 @@ pub(super) struct Hands {
     lane: mpsc::UnboundedSender<Job>,
     /// How many stops there have been: a submit from before the latest is not made any more.
     stops: Arc<AtomicU64>,
+    files: SessionFiles,
     /// The session's place among the turns that may run; given back when the session ends, however it ends.
     slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
 }
@@ -60,7 +62,7 @@ impl Hands {
         let stops = Arc::new(AtomicU64::new(0));
         let lane_stops = Arc::clone(&stops);
         shared.tasks.spawn(run_lane(Arc::clone(shared), key.clone(), letters.clone(), (jobs, lane_stops)));
-        Self { shared: Arc::clone(shared), key: key.clone(), letters, lane, stops, slot: Arc::default() }
+        Self { shared: Arc::clone(shared), key: key.clone(), letters, lane, stops, files: SessionFiles::default(), slot: Arc::default() }
     }
 
     /// Begins an effect; its answer comes back as an input.
@@ -78,6 +80,7 @@ impl Hands {
                 let _ = self.lane.send(Job::ReadFates { thread, ids });
             }
             Effect::Backfill { row, before } => self.backfill(row, before),
+            Effect::Fetch { row, files } => self.files.fetch(&self.shared, &self.letters, machine.workspace(), row, files),
             Effect::Interrupt { thread, turn } => {
                 let (runtime, letters) = (Arc::clone(&self.shared.parts.runtime), self.letters.clone());
                 self.shared.tasks.spawn(async move {
@@ -186,7 +189,7 @@ fn refusal(text: &str) -> AgentAnswer {
     AgentAnswer::Tool { success: false, text: text.to_owned() }
 }
 
-async fn reply(letters: &mpsc::Sender<Letter>, input: SessionInput) {
+pub(super) async fn reply(letters: &mpsc::Sender<Letter>, input: SessionInput) {
     // A session that is gone needs no answer: its rows say what is open.
     let _ = letters.send(Letter::Input(Box::new(input))).await;
 }

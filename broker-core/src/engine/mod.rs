@@ -14,6 +14,7 @@
 //! | `registry` | which sessions are live |
 //! | `live` | one task per live session: its machine, its queue |
 //! | `effects` | what a session's steps ask for: calls to the agent, look-ups |
+//! | `files` | the files of messages, on their way into the session's folder |
 //! | `sender` | one task per thread with open parts |
 //! | `statuses` | one task per thread beside which something stands |
 //! | `supervisor` | the runtime's events, handed to their sessions |
@@ -21,6 +22,7 @@
 //! | `people` | who somebody is, remembered for a day |
 
 mod effects;
+mod files;
 mod intake;
 mod live;
 mod people;
@@ -99,6 +101,8 @@ pub struct Settings {
     pub initial_history: usize,
     /// The most that one look at the history may bring.
     pub history_limit: usize,
+    /// The largest file of a message that is fetched, in bytes.
+    pub file_max_bytes: u64,
     /// A turn without a sign of life for this long is interrupted.
     pub turn_idle: Duration,
     /// Whether the agent is told when somebody changes a message that it has been given.
@@ -127,6 +131,7 @@ impl Settings {
             policy: Policy::default(),
             initial_history: 8,
             history_limit: 50,
+            file_max_bytes: 100 * 1024 * 1024,
             turn_idle: Duration::from_secs(15 * 60),
             deliver_edits: true,
             max_active_turns: 32,
@@ -150,6 +155,7 @@ pub(crate) struct Shared {
     pub(crate) sender: Sender,
     pub(crate) statuses: Statuses,
     pub(crate) turns: Turns,
+    pub(crate) files: files::Files,
     pub(crate) recovery: watch::Sender<PartHealth>,
     pub(crate) tasks: TaskTracker,
     /// No new envelopes.
@@ -208,6 +214,7 @@ impl Broker {
             sender: Sender::new(),
             statuses: Statuses::new(capabilities),
             turns: Turns::new(settings.max_active_turns),
+            files: files::Files::default(),
             recovery: watch::Sender::new(PartHealth::well().remark("no pass yet")),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

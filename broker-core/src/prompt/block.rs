@@ -1,11 +1,13 @@
 //! Messages as JSON inside a fence that no text can close.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::mentions::{known, label, resolved};
-use crate::chat::{Author, ChatMessage, ConversationKind, FileRef, Person, PersonId};
+use crate::chat::{Author, ChatMessage, ConversationKind, FileRef, Kept, Person, PersonId};
 
-/// The most people and files that are listed for one message.
+/// The most people that are listed for one message.
 const MAX_LISTED: usize = 20;
 /// The longest name that is shown, in characters.
 const MAX_NAME: usize = 200;
@@ -74,12 +76,53 @@ struct File<'a> {
     media_type: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    /// The name under which the image goes along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shown_as_image: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remark: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_available: Option<&'a str>,
+}
+
+/// What is known of the files that go along with an input.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Files<'a> {
+    /// Where their paths begin; absent where files do not go along.
+    pub(super) workspace: Option<&'a Path>,
+    /// The images that are shown.
+    pub(super) images: &'a [&'a str],
+}
+
+impl Files<'_> {
+    pub(super) const NONE: Self = Files { workspace: None, images: &[] };
 }
 
 impl<'a> File<'a> {
-    fn new(file: &'a FileRef) -> Self {
+    fn new(file: &'a FileRef, files: Files<'_>) -> Self {
         let short = |text: &'a Option<String>| text.as_deref().map(|text| cut(text, MAX_NAME));
-        Self { id: &file.id, name: short(&file.name), media_type: short(&file.media_type), size: file.size }
+        let mut shown = Self {
+            id: &file.id,
+            name: short(&file.name),
+            media_type: short(&file.media_type),
+            size: file.size,
+            path: None,
+            shown_as_image: None,
+            remark: None,
+            not_available: None,
+        };
+        match (&file.kept, files.workspace) {
+            (Some(Kept::Here { path, image, remark }), Some(workspace)) => {
+                shown.path = Some(workspace.join(path).display().to_string());
+                shown.shown_as_image = image.as_deref().filter(|image| files.images.contains(image));
+                shown.remark = remark.as_deref();
+            }
+            (Some(Kept::Missing { reason }), Some(_)) => shown.not_available = Some(cut(reason, MAX_NAME)),
+            _ => {}
+        }
+        shown
     }
 }
 
@@ -109,7 +152,7 @@ pub(super) struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     /// A message that only goes along; at most `most` characters of its text.
-    pub(super) fn context(message: &'a ChatMessage, people: &[Person], most: usize) -> Self {
+    pub(super) fn context(message: &'a ChatMessage, people: &[Person], (most, files): (usize, Files<'_>)) -> Self {
         let text = cut(&message.text, most);
         let text_is_cut = text.len() < message.text.len();
         let resolved = resolved(text, people);
@@ -120,7 +163,7 @@ impl<'a> Shown<'a> {
             mentioned_users: Vec::new(),
             text,
             text_with_resolved_mentions: (resolved != text).then_some(resolved),
-            files: message.files.iter().take(MAX_LISTED).map(File::new).collect(),
+            files: message.files.iter().map(|file| File::new(file, files)).collect(),
             late: false,
             remark: None,
             text_is_cut,
@@ -133,10 +176,10 @@ impl<'a> Shown<'a> {
         message: &'a ChatMessage,
         people: &[Person],
         late: bool,
-        most: usize,
+        share: (usize, Files<'_>),
         file: Option<&'a str>,
     ) -> Self {
-        let mut shown = Self::context(message, people, most);
+        let mut shown = Self::context(message, people, share);
         let mut mentions: Vec<&PersonId> = Vec::new();
         for id in &message.mentions {
             if mentions.len() < MAX_LISTED && !mentions.contains(&id) {

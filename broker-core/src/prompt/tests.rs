@@ -113,6 +113,7 @@ fn a_mention_with_everything() {
             media_type: Some("text/plain".into()),
             size: Some(12),
             url: Some("https://files.example/secret".into()),
+            kept: None,
         }],
         ..chat("1700000009.000100", "<@UBOT> please help <@U2|bob>:\n```\nif a &lt; b &amp;&amp; c\n```")
     };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::files::has_its_files;
 use super::machine::{Barrier, Draft, Link, Settling, back_off};
 use super::{Effect, MAX_ATTEMPTS, MAX_IN_DOUBT, SessionMachine};
 use crate::agent::{AgentInput, Epoch, Fate, InputId, OpenError, Opened, ReadError, SubmitError, Submitted, TurnId};
@@ -31,12 +32,21 @@ impl SessionMachine {
             return None;
         }
         let next = self.inbox.iter().find(|row| row.kind != InboxKind::Context && row.state == InboxState::Queued)?;
-        (next.backfill != Backfill::Wanted).then_some(next.not_before)
+        let index = self.inbox.iter().position(|row| row.id == next.id)?;
+        self.is_complete(index).then_some(next.not_before)
+    }
+
+    /// Whether what goes along with a row is there: earlier messages, files, those of its context included.
+    fn is_complete(&self, index: usize) -> bool {
+        self.inbox[index].backfill != Backfill::Wanted
+            && has_its_files(&self.inbox[index])
+            && self.context_of(index).all(|context| has_its_files(&self.inbox[context]))
     }
 
     /// Does what can be done now: opens the thread, gives what waits.
     pub(super) fn pump(&mut self, now: Timestamp, draft: &mut Draft) {
         self.settle_asked(draft);
+        self.fetch_files(draft);
         match &self.link {
             Link::Closed { retry_at, failures } if *retry_at <= now && self.wants_agent() => {
                 draft.effects.push(Effect::Open { known: self.record.agent_thread.clone() });
@@ -67,7 +77,7 @@ impl SessionMachine {
             if row.kind == InboxKind::Context || row.state == InboxState::Given {
                 continue;
             }
-            if row.backfill == Backfill::Wanted || row.not_before > now || in_doubt >= MAX_IN_DOUBT {
+            if !self.is_complete(index) || row.not_before > now || in_doubt >= MAX_IN_DOUBT {
                 return;
             }
             in_doubt += 1;
@@ -88,8 +98,8 @@ impl SessionMachine {
                 self.inbox[context].given_to = Some(thread.clone());
                 draft.row(&self.inbox[context]);
             }
-            let Composed { text, overflow } = self.compose(index);
-            let input = AgentInput { id: self.inbox[index].id.clone(), text };
+            let Composed { text, overflow, images } = self.compose(index);
+            let input = AgentInput { id: self.inbox[index].id.clone(), text, images };
             draft.effects.push(Effect::Submit { thread: thread.clone(), input, overflow });
         }
     }
@@ -101,7 +111,7 @@ impl SessionMachine {
     fn compose(&self, index: usize) -> Composed {
         let row = &self.inbox[index];
         if let Some(notice) = &row.notice {
-            return Composed { text: notice.clone(), overflow: None };
+            return Composed { text: notice.clone(), ..Composed::default() };
         }
         let context: Vec<InboxRow> = self.context_of(index).map(|index| self.inbox[index].clone()).collect();
         prompt::message(row, &context, &self.workspace())

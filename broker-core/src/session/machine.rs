@@ -107,6 +107,8 @@ pub struct SessionMachine {
     /// The epoch in which the inputs in doubt were given; absent for what an earlier broker gave.
     pub(super) given_in: Option<Epoch>,
     pub(super) settling: Option<Settling>,
+    /// Rows whose files are being fetched: some of the inbox.
+    pub(super) fetching: Vec<InputId>,
     /// What was put aside, is taken up again, and has to be looked up before it is given: some of the inbox.
     pub(super) asked: Vec<InputId>,
     /// Turns that ended lately, so that a late word of them starts nothing. Bounded.
@@ -228,6 +230,7 @@ impl SessionMachine {
             link: Link::Closed { retry_at: now, failures: 0 },
             given_in: None,
             settling: None,
+            fetching: Vec::new(),
             asked: Vec::new(),
             ended: VecDeque::new(),
             calls: Vec::new(),
@@ -304,6 +307,7 @@ impl SessionMachine {
             SessionInput::Recover => self.recover(now, draft),
             SessionInput::Opened(result) => self.opened(result, now, draft),
             SessionInput::Backfilled { row, result } => self.backfilled(&row, result, draft),
+            SessionInput::Fetched { row, files } => self.fetched(&row, files, draft),
             SessionInput::Submitted { row, result } => self.submitted(&row, result, now, draft),
             SessionInput::Fates(result) => self.fates(result, now, draft),
             SessionInput::Interrupted { turn, result } => self.interrupted(&turn, result),

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `machine` | the state, the dispatch of inputs, deadlines |
 //! | `delivery` | which message is given to the agent when, and what becomes of one in doubt |
+//! | `files` | which files are fetched before a message is given |
 //! | `parked` | what was put aside after too many failures, and how it is taken up again |
 //! | `amend` | messages that are changed or deleted |
 //! | `turn` | the life of a turn: how it ends, what is said of that, `-stop` |
@@ -18,6 +19,7 @@
 
 mod amend;
 mod delivery;
+mod files;
 mod machine;
 mod parked;
 mod presence;
@@ -35,7 +37,7 @@ use crate::agent::{
     AgentAnswer, AgentEvent, AgentInput, AgentThreadId, Fate, InputId, InterruptError, OpenError, Opened,
 };
 use crate::agent::{ReadError, RequestId, SubmitError, Submitted, TurnId};
-use crate::chat::{AgentText, ChatMessage, ChatTime, MessageId, PartBody, Person};
+use crate::chat::{AgentText, ChatMessage, ChatTime, FileRef, Kept, MessageId, PartBody, Person};
 use crate::prompt::Overflow;
 use crate::store::{ContextMessage, JournalId, KnownMessage, PostId, PostKind, SessionCommit};
 
@@ -113,6 +115,13 @@ pub enum SessionInput {
         /// The messages, oldest first, and whether there are more; or why not.
         result: Result<(Vec<ContextMessage>, bool), String>,
     },
+    /// The answer to [`Effect::Fetch`].
+    Fetched {
+        /// The row that they were for.
+        row: InputId,
+        /// What became of each: the message it hangs on, its id.
+        files: Vec<(MessageId, String, Kept)>,
+    },
     /// The answer to [`Effect::Submit`].
     Submitted {
         /// The row that was given.
@@ -158,6 +167,13 @@ pub enum Effect {
         row: InputId,
         /// Exclusive bound.
         before: ChatTime,
+    },
+    /// Fetch files of messages into the session's folder.
+    Fetch {
+        /// The row that they are for.
+        row: InputId,
+        /// The files, each with the message that it hangs on.
+        files: Vec<(MessageId, FileRef)>,
     },
     /// Give an input to the agent. Effects of this kind run one after another, in order.
     Submit {
@@ -264,6 +280,8 @@ pub const MAX_IN_DOUBT: usize = 32;
 pub const MAX_PARKED: usize = 32;
 /// At most this many messages of other bots wait to go along with the next message; older ones are left out.
 pub const MAX_CONTEXT: usize = 20;
+/// At most this many files are fetched for one message and what goes along with it.
+pub const MAX_FILES: usize = 100;
 /// At most this many people of a thread can be mentioned by the agent: those who wrote or were mentioned last.
 pub const MAX_PEOPLE: usize = 100;
 /// A post has at most this many parts; a longer one is refused (tool) or cut (final text).

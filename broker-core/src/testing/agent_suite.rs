@@ -97,7 +97,7 @@ impl AgentBench {
 
     fn input(&mut self, text: &str) -> AgentInput {
         self.inputs += 1;
-        AgentInput { id: InputId::new(format!("suite-{}", self.inputs)), text: text.to_owned() }
+        AgentInput { id: InputId::new(format!("suite-{}", self.inputs)), text: text.to_owned(), images: Vec::new() }
     }
 
     async fn submit(&self, thread: &AgentThreadId, input: &AgentInput) -> TurnId {

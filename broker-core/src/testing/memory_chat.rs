@@ -435,7 +435,7 @@ impl ChatTransport for MemoryChat {
             .collect())
     }
 
-    async fn fetch(&self, _file: &FileRef, _into: &mut FileSink) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, _file: &FileRef, _most: u64, _into: &mut FileSink) -> Result<Fetched, FetchError> {
         Err(FetchError::Refused { reason: "there are no files here".to_owned() })
     }
 

@@ -153,7 +153,7 @@ fn message(key: &ThreadKey, id: &str) -> ChatMessage {
         mentions: vec![PersonId::new("U2")],
         mentions_self: true,
         control_text: "-stop".to_owned(),
-        files: vec![FileRef { id: "F1".to_owned(), name: None, media_type: None, size: Some(7), url: None }],
+        files: vec![FileRef { id: "F1".to_owned(), name: None, media_type: None, size: Some(7), ..FileRef::default() }],
         externally_shared: true,
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::people::{Channel, ChannelKind};
 use super::state::{Ephemeral, Message, State, micros};
 use super::web_api::{Answer, Args};
-use super::{APP, BOT, BOT_USER, TEAM, TEAM_NAME, events};
+use super::{APP, BOT, BOT_USER, TEAM, TEAM_NAME, events, files};
 
 /// Over this Slack cuts a text off, says its page on `chat.postMessage`.
 const TEXT_LIMIT: usize = 40_000;
@@ -29,6 +29,8 @@ pub(super) fn call(state: &mut State, method: &str, args: &mut Args) -> Answer {
         "reactions.add" => react(state, args, true),
         "reactions.remove" => react(state, args, false),
         "assistant.threads.setStatus" => set_status(state, args),
+        "files.info" => files::info(state, args),
+        "files.completeUploadExternal" => files::complete(state, args),
         _ => Err("unknown_method"),
     }
 }

@@ -9,6 +9,7 @@
 mod edits;
 mod events;
 mod faults;
+mod files;
 mod methods;
 mod people;
 mod socket;
@@ -23,6 +24,7 @@ use serde_json::{Map, Value, json};
 use tokio_tungstenite::tungstenite::Message as Frame;
 
 pub use faults::Trouble;
+pub use files::{Content, SharedFile, Upload};
 pub use people::{Channel, ChannelKind, Kind, User};
 pub use socket::{Connection, Envelope};
 pub use state::{Call, Ephemeral, Message, Redelivery, State, StatusChange};

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::faults::Fault;
+use super::files::{self, Stored, Upload};
 use super::people::{Channel, ChannelKind, Kind, User};
 use super::socket::{Connection, Envelope};
 use super::{CHANNEL, events};
@@ -34,6 +35,11 @@ pub struct Message {
 }
 
 impl Message {
+    /// The ids of the files that hang on it.
+    pub fn files(&self) -> Vec<String> {
+        files::ids(&self.fields)
+    }
+
     /// Whether the broker wrote it.
     pub fn is_own(&self) -> bool {
         self.user == super::BOT_USER
@@ -133,6 +139,9 @@ pub struct State {
     pub(super) lost_acks: usize,
     /// What every call with the bot token is answered.
     pub(super) refusal: Option<&'static str>,
+    pub(super) files: BTreeMap<String, Stored>,
+    pub(super) downloads: usize,
+    pub(super) uploads: Vec<Upload>,
     turn: usize,
 }
 
@@ -184,6 +193,9 @@ impl State {
             held: false,
             lost_acks: 0,
             refusal: None,
+            files: BTreeMap::new(),
+            downloads: 0,
+            uploads: Vec::new(),
             turn: 0,
         }
     }

@@ -14,7 +14,7 @@ use url::form_urlencoded;
 
 use super::faults::Trouble;
 use super::state::{Call, State};
-use super::{APP_TOKEN, BOT_TOKEN, Shared, methods, socket};
+use super::{APP_TOKEN, BOT_TOKEN, Shared, files, methods, socket};
 use crate::wire::{Body, Dropped, full, response};
 
 /// What was asked, brought into one shape. Of a form or a query every value is a string.
@@ -101,6 +101,9 @@ pub(super) async fn serve(
     let path = request.uri().path().to_owned();
     if path == "/link" {
         return Ok(socket::accept(&shared, &stop, request));
+    }
+    if ["/files-pri/", "/elsewhere/", "/upload/"].iter().any(|place| path.starts_with(place)) {
+        return files::serve(&shared, request).await;
     }
     let Some(method) = path.strip_prefix("/api/").map(str::to_owned) else {
         shared.state.change(|state| state.violation(format!("there is no such path: {path}")));
@@ -271,7 +274,10 @@ fn perform(state: &mut State, shared: &Shared, method: &str, token: Option<&str>
     if method == "apps.connections.open" {
         return open(state, shared, args);
     }
-    let answer = methods::call(state, method, args);
+    let answer = match method {
+        "files.getUploadURLExternal" => files::upload_url(state, &shared.address().to_string(), args),
+        _ => methods::call(state, method, args),
+    };
     let unknown: Vec<_> = args.values.keys().filter(|name| !args.asked.contains(*name)).cloned().collect();
     if answer.is_ok() && !unknown.is_empty() {
         args.wrong.push(format!("it has no arguments {unknown:?}"));

@@ -1,0 +1,263 @@
+//! The files of messages in the folder of a session.
+//!
+//! A file stands at `<workspace>/.slack-attachments/<ts>/<file id>-<name>`, where the agent can read it. The agent can write
+//! there too and the broker is not confined, so nothing in the workspace may lead the broker elsewhere: every step goes by a
+//! descriptor of the folder before it and follows no link, and what stands in the way under the name of a folder or of a file
+//! that is being written is unlinked.
+//!
+//! Scaled copies of images stand at `<session>/images/`, outside of what the agent's commands reach: the agent runtime reads
+//! them by their path, unconfined, and must not be led elsewhere either.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::chat::FileRef;
+
+/// The folder within the workspace.
+pub const FOLDER: &str = ".slack-attachments";
+/// The folder of scaled images, beside the workspace.
+const IMAGES: &str = "images";
+/// The longest part of a path that is made of something's name, in bytes.
+const MAX_SEGMENT: usize = 180;
+
+/// The folder of one message's files, held open.
+#[derive(Debug)]
+pub struct Folder(OwnedFd);
+
+/// A file that is being written. It has its own name only once it is complete.
+#[derive(Debug)]
+pub struct Unfinished {
+    name: String,
+    part: String,
+}
+
+/// Where a file of a message stands, within the workspace.
+pub fn path(message: &str, file: &FileRef) -> String {
+    format!("{FOLDER}/{}/{}", segment(message), name(file))
+}
+
+/// Where the scaled images of a session stand, by its workspace.
+pub fn images(workspace: &Path) -> PathBuf {
+    workspace.parent().unwrap_or(workspace).join(IMAGES)
+}
+
+/// The name of a file's scaled image, without its ending.
+pub fn image_stem(message: &str, file: &FileRef) -> String {
+    format!("{}-{}", segment(message), segment(&file.id))
+}
+
+/// The name under which a file is kept.
+pub fn name(file: &FileRef) -> String {
+    let name = file.name.as_deref().map(str::trim).filter(|name| !name.is_empty()).unwrap_or("file");
+    // The id is short with every platform; a long one must not push the name out.
+    let id = segment(&file.id);
+    format!("{}-{}", &id[..id.floor_char_boundary(64)], segment(name))
+}
+
+/// A name that is one segment of a path, hidden from nobody and not too long; its ending is kept.
+fn segment(text: &str) -> String {
+    let safe = |c: char| if c.is_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' };
+    let mut name: String = text.chars().map(safe).collect();
+    if name.starts_with('.') {
+        name.replace_range(..1, "_");
+    }
+    if name.len() > MAX_SEGMENT {
+        let ending = name.rfind('.').map(|dot| name[dot..].to_owned()).filter(|ending| ending.len() <= 20);
+        let ending = ending.unwrap_or_default();
+        name.truncate(name.floor_char_boundary(MAX_SEGMENT - ending.len()));
+        name.push_str(&ending);
+    }
+    if name.is_empty() { "_".to_owned() } else { name }
+}
+
+impl Folder {
+    /// Opens the folder of a message's files; makes it, readable by nobody else, where it is not there. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When it can be neither opened nor made.
+    pub fn open(workspace: &Path, message: &str) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let workspace = rustix::fs::openat(CWD, workspace, flags, Mode::empty())?;
+        let attachments = folder_in(&workspace, FOLDER)?;
+        Ok(Self(folder_in(&attachments, &segment(message))?))
+    }
+
+    /// A file that is there as a whole, as far as its size tells.
+    pub fn complete(&self, file: &FileRef) -> Option<File> {
+        let size = file.size?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let found = File::from(rustix::fs::openat(&self.0, name(file), flags, Mode::empty()).ok()?);
+        let metadata = found.metadata().ok()?;
+        (metadata.is_file() && metadata.len() == size).then_some(found)
+    }
+
+    /// Begins to write a file, readable by nobody else.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn begin(&self, file: &FileRef) -> io::Result<(File, Unfinished)> {
+        let name = name(file);
+        let unfinished = Unfinished { part: format!("{name}.part"), name };
+        self.remove(&unfinished.part)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(&self.0, &unfinished.part, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok((File::from(made), unfinished))
+    }
+
+    /// Gives a file that was written as a whole its name.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be done.
+    pub fn finish(&self, file: &File, unfinished: &Unfinished) -> io::Result<()> {
+        // A name must not outlive a crash that its content does not.
+        file.sync_data()?;
+        match rustix::fs::renameat(&self.0, &unfinished.part, &self.0, &unfinished.name) {
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                self.remove(&unfinished.name)?;
+                Ok(rustix::fs::renameat(&self.0, &unfinished.part, &self.0, &unfinished.name)?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Takes away what was begun and is worth nothing.
+    pub fn give_up(&self, unfinished: &Unfinished) {
+        // What stays is written over by the next try.
+        let _ = self.remove(&unfinished.part);
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Opens a folder within another; makes it where it is not there, also in the place of something that is no folder.
+fn folder_in(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // The agent may be at it at the same time: a few tries, and then it is an error.
+    for _ in 0..4 {
+        match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+            Ok(folder) => return Ok(folder),
+            Err(Errno::NOENT) => match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            },
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let found = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+                    rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(io::Error::other("what stands in the place of a folder cannot be taken away"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn file(id: &str, name: &str, size: u64) -> FileRef {
+        FileRef { id: id.to_owned(), name: Some(name.to_owned()), size: Some(size), ..FileRef::default() }
+    }
+
+    fn write(folder: &Folder, file: &FileRef, bytes: &[u8]) {
+        let (mut made, unfinished) = folder.begin(file).unwrap();
+        made.write_all(bytes).unwrap();
+        folder.finish(&made, &unfinished).unwrap();
+    }
+
+    #[test]
+    fn names_lead_nowhere_and_fit() {
+        for (id, given, expected) in [
+            ("F1", "report 2.pdf", "F1-report_2.pdf"),
+            ("F1", "../../etc/passwd", "F1-_._.._etc_passwd"),
+            ("../F1", "a\0b\nc", "_._F1-a_b_c"),
+            ("F1", ".env", "F1-_env"),
+            ("F1", "über\u{202e}fdp.exe", "F1-über_fdp.exe"),
+            ("F1", " ", "F1-file"),
+        ] {
+            assert_eq!(name(&file(id, given, 0)), expected);
+        }
+        let long = name(&file("F1", &format!("{}.tar.gz", "ä".repeat(500)), 0));
+        assert!(long.len() < 200 && long.ends_with(".gz"), "{long}");
+        assert_eq!(path("1700000000.000100", &file("F1", "a", 0)), ".slack-attachments/1700000000.000100/F1-a");
+        assert!(path("../..", &file("F1", "a", 0)).starts_with(".slack-attachments/_"));
+    }
+
+    #[test]
+    fn a_file_has_its_name_once_it_is_complete_and_nobody_else_reads_it() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, file) = (Folder::open(root.path(), "1.1").unwrap(), file("F1", "a.txt", 5));
+        let at = root.path().join(path("1.1", &file));
+        let (mut made, unfinished) = folder.begin(&file).unwrap();
+        made.write_all(b"he").unwrap();
+        assert!(!at.exists() && folder.complete(&file).is_none());
+        drop((made, unfinished));
+        // A crash left the beginning; the next try writes it anew.
+        write(&folder, &file, b"hello");
+        assert_eq!(std::fs::read(&at).unwrap(), b"hello");
+        assert_eq!(at.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(folder.complete(&file).is_some());
+        assert!(folder.complete(&FileRef { size: Some(6), ..file.clone() }).is_none());
+        assert!(folder.complete(&FileRef { size: None, ..file }).is_none());
+        assert_eq!(std::fs::read_dir(at.parent().unwrap()).unwrap().count(), 1, "no `.part` stays");
+    }
+
+    #[test]
+    fn nothing_that_an_agent_puts_in_the_way_leads_out() {
+        let root = tempfile::tempdir().unwrap();
+        let (workspace, outside) = (root.path().join("workspace"), root.path().join("outside"));
+        std::fs::create_dir_all(&workspace).unwrap();
+        std::fs::create_dir_all(outside.join("1.1")).unwrap();
+        std::fs::write(outside.join("secret"), "untouched").unwrap();
+        let file = file("F1", "a", 2);
+        let at = workspace.join(path("1.1", &file));
+
+        // The folder of all attachments is a link.
+        symlink(&outside, workspace.join(FOLDER)).unwrap();
+        write(&Folder::open(&workspace, "1.1").unwrap(), &file, b"hi");
+        assert_eq!(std::fs::read(&at).unwrap(), b"hi");
+
+        // The folder of the message is one, or a file.
+        std::fs::remove_dir_all(at.parent().unwrap()).unwrap();
+        symlink(&outside, at.parent().unwrap()).unwrap();
+        write(&Folder::open(&workspace, "1.1").unwrap(), &file, b"hi");
+        std::fs::remove_dir_all(at.parent().unwrap()).unwrap();
+        std::fs::write(at.parent().unwrap(), "x").unwrap();
+        let folder = Folder::open(&workspace, "1.1").unwrap();
+
+        // The file and its beginning are links, or folders.
+        let part = at.with_file_name("F1-a.part");
+        for way in [&at, &part] {
+            symlink(outside.join("secret"), way).unwrap();
+        }
+        assert!(folder.complete(&file).is_none());
+        write(&folder, &file, b"hi");
+        std::fs::remove_file(&at).unwrap();
+        for way in [&at, &part] {
+            std::fs::create_dir(way).unwrap();
+        }
+        write(&folder, &file, b"hi");
+        assert_eq!(std::fs::read(&at).unwrap(), b"hi");
+        assert_eq!(std::fs::read_to_string(outside.join("secret")).unwrap(), "untouched");
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(outside.join("1.1")).unwrap().count(), 0);
+    }
+}
