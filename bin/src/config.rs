@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) initial_history: usize,
     /// The most that one look at the history brings.
     pub(crate) history_limit: usize,
+    /// Folders, files of which may be posted.
+    pub(crate) file_roots: Vec<PathBuf>,
     /// The largest file of a message that is fetched, in bytes.
     pub(crate) file_max_bytes: u64,
     /// How long sessions are looked after for missed messages.
@@ -203,6 +205,10 @@ impl Config {
             policy: policy(reader),
             initial_history: reader.number(&v::SLACK_INITIAL_THREAD_HISTORY_COUNT, 0..=1000, ""),
             history_limit: reader.number(&v::SLACK_HISTORY_API_MAX_LIMIT, 1..=1000, ""),
+            file_roots: reader.list(&v::BROKER_FILE_ROOTS, |text| {
+                let path = PathBuf::from(text);
+                if path.is_absolute() { Ok(path) } else { Err("each has to be an absolute path".to_owned()) }
+            }),
             file_max_bytes: reader.number(&v::SLACK_FILE_MAX_BYTES, 0..=1 << 40, ""),
             recovery_window: reader.span(&v::SLACK_RECOVERY_WINDOW, MISSED),
             missed_lookback: reader.span(&v::SLACK_MISSED_MENTION_LOOKBACK, MISSED),

@@ -157,6 +157,7 @@ impl House {
             policy: config.policy.clone(),
             initial_history: config.initial_history,
             history_limit: config.history_limit,
+            file_roots: config.file_roots.clone(),
             file_max_bytes: config.file_max_bytes,
             recovery_window: config.recovery_window,
             missed_lookback: config.missed_lookback,

@@ -91,6 +91,9 @@ variables! {
         "The workspaces, one folder per thread.";
     REPOS_ROOT = Words("DATA_ROOT/repos"), plain,
         "The clones that all sessions share; agents read and write them.";
+    BROKER_FILE_ROOTS = Words("none"), plain,
+        "Absolute folders, comma-separated, files of which agents may post too, beside their workspaces, REPOS_ROOT and the \
+         images that they generated.";
     CODEX_BIN = Words("codex on the PATH"), plain,
         "The Codex program: the native one, or the wrapper of its npm package.";
     CODEX_HOME = Words("DATA_ROOT/codex-home"), plain,

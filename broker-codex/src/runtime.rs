@@ -332,6 +332,13 @@ impl AgentRuntime for Codex {
         result.map(drop).map_err(|error| ReleaseError { reason: error.to_string() })
     }
 
+    /// Codex keeps them by thread, and tells its model where.
+    fn images_folder(&self, thread: &AgentThreadId) -> Option<std::path::PathBuf> {
+        let plain = thread.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let folder = self.profile.codex_home.join("generated_images");
+        (plain && !thread.as_str().is_empty()).then(|| folder.join(thread.as_str()))
+    }
+
     fn events(&self) -> mpsc::Receiver<AgentEvent> {
         let taken = self.taker.lock().unwrap_or_else(PoisonError::into_inner).take();
         taken.unwrap_or_else(|| mpsc::channel(1).1)

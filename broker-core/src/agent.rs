@@ -422,6 +422,9 @@ pub trait AgentRuntime: Send + Sync {
     /// error, and they go on.
     async fn release(&self, thread: &AgentThreadId) -> Result<(), ReleaseError>;
 
+    /// Where the images stand that the agent of a thread has generated, where there is such a folder; it need not exist.
+    fn images_folder(&self, thread: &AgentThreadId) -> Option<PathBuf>;
+
     /// The runtime's events, in order. Bounded; it has one taker, and every later call gets a closed channel.
     fn events(&self) -> mpsc::Receiver<AgentEvent>;
 

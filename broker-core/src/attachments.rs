@@ -129,9 +129,12 @@ impl Folder {
     }
 
     /// Takes away what was begun and is worth nothing.
-    pub fn give_up(&self, unfinished: &Unfinished) {
-        // What stays is written over by the next try.
-        let _ = self.remove(&unfinished.part);
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be done.
+    pub fn give_up(&self, unfinished: &Unfinished) -> io::Result<()> {
+        self.remove(&unfinished.part)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -19,7 +19,7 @@ use crate::history::HistoryError;
 use crate::ids::string_id;
 use crate::store::{Accepted, StoreError};
 
-pub use file::{FetchError, Fetched, FileRef, FileSink, Kept};
+pub use file::{FetchError, Fetched, FileRef, FileSink, Kept, OutContent, OutFile};
 pub use link::{ConnectionEnd, ConnectionHealth, ConnectionState, LinkHealth};
 pub use text::{AgentText, Mentionable, PartBody};
 
@@ -359,6 +359,12 @@ pub enum ChatOp {
         /// What is posted.
         body: PartBody,
     },
+    /// Hands a file over without showing it to anybody: [`ChatOp::Post`] with the id of the receipt does that. May be
+    /// repeated; what is never posted is gone some time later.
+    Upload {
+        /// The file.
+        file: OutFile,
+    },
     /// Shows one line to one person in a thread. At most once.
     Ephemeral {
         /// The thread.
@@ -391,6 +397,7 @@ impl ChatOp {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Post { .. } => "post",
+            Self::Upload { .. } => "upload",
             Self::Ephemeral { .. } => "ephemeral",
             Self::Status { .. } => "status",
             Self::React { .. } => "react",
@@ -399,10 +406,12 @@ impl ChatOp {
 }
 
 /// What the platform answered to an operation that succeeded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Receipt {
-    /// The message that appeared, for operations that make one appear.
+    /// The message that appeared, for operations that make one appear, where the platform says at once.
     pub message: Option<MessageId>,
+    /// The id of a file that was handed over.
+    pub file: Option<String>,
 }
 
 /// A message of ours, found in a thread by its key.
@@ -487,6 +496,8 @@ pub struct ChatCapabilities {
     pub ephemeral: bool,
     /// Whether [`ChatOp::Status`] works. It may still be refused for a conversation.
     pub status: bool,
+    /// Whether [`ChatOp::Upload`] works.
+    pub files: bool,
     /// Whether [`ChatOp::React`] works. It may still be refused for a conversation.
     pub reactions: bool,
     /// The longest part, in characters of finished markup.
@@ -514,8 +525,8 @@ pub trait ChatTransport: Send + Sync {
     /// Does one thing on the platform, within a time limit of the transport's own.
     async fn perform(&self, key: &OpKey, op: &ChatOp) -> Result<Receipt, DeliverError>;
 
-    /// Which of `keys` stand in the thread, among messages written at or after `since`. An `Ok` says that the read was
-    /// complete.
+    /// Which of `keys` stand in the thread, among messages written at or after `since`; the key of a file is the id of its
+    /// upload. An `Ok` says that the read was complete.
     async fn find(&self, thread: &ThreadKey, keys: &[OpKey], since: ChatTime) -> Result<Vec<Found>, HistoryError>;
 
     /// Streams a file of at most `most` bytes. What was written before an error is worth nothing.

@@ -122,6 +122,7 @@ pub mod history;
 pub mod ids;
 pub mod mrkdwn;
 pub mod outbox;
+pub mod outgoing;
 pub mod picture;
 pub mod prompt;
 pub mod session;

@@ -66,7 +66,8 @@ pub fn scale(file: File, format: ImageFormat, stem: &Path) -> Result<&'static st
     let part = with_ending(stem, "part");
     let mut out = BufWriter::new(File::create(&part)?);
     let written = if photograph {
-        DynamicImage::ImageRgb8(image.into_rgb8()).write_with_encoder(JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY))
+        DynamicImage::ImageRgb8(image.into_rgb8())
+            .write_with_encoder(JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY))
     } else if image.color().has_alpha() {
         DynamicImage::ImageRgba8(image.into_rgba8()).write_with_encoder(PngEncoder::new(&mut out))
     } else {

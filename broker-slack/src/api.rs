@@ -52,6 +52,9 @@ pub(crate) const MY_CONVERSATIONS: Method = method("users.conversations", 10);
 pub(crate) const CONVERSATION_INFO: Method = method("conversations.info", 5);
 pub(crate) const USER_INFO: Method = method("users.info", 5);
 pub(crate) const FILE_INFO: Method = method("files.info", 10);
+pub(crate) const UPLOAD_URL: Method = method("files.getUploadURLExternal", 10);
+/// Longer, as with `chat.postMessage`: giving up early means a read-back.
+pub(crate) const COMPLETE_UPLOAD: Method = method("files.completeUploadExternal", 30);
 
 /// The longest answer of `auth.test` that is read; Slack's is below a kilobyte.
 const MAX_AUTH_ANSWER: usize = 64 * 1024;

@@ -33,11 +33,17 @@ const FILE_LIMIT: Duration = Duration::from_secs(150);
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
 /// What mends a missing scope.
-const NO_SCOPE: &str = "the app lacks the scope files:read: an operator has to reinstall it from slack-app-manifest.yaml";
+const NO_SCOPE: &str =
+    "the app lacks the scope files:read: an operator has to reinstall it from slack-app-manifest.yaml";
 
 impl Slack {
     /// See [`broker_core::chat::ChatTransport::fetch`].
-    pub(crate) async fn fetch_file(&self, file: &FileRef, most: u64, into: &mut FileSink) -> Result<Fetched, FetchError> {
+    pub(crate) async fn fetch_file(
+        &self,
+        file: &FileRef,
+        most: u64,
+        into: &mut FileSink,
+    ) -> Result<Fetched, FetchError> {
         if !self.granted.has("files:read") {
             return refused(NO_SCOPE);
         }
@@ -73,13 +79,7 @@ impl Slack {
             .ok_or_else(|| FetchError::Unavailable { reason: "an answer without a file".to_owned() })
     }
 
-    async fn stream(
-        &self,
-        url: &str,
-        file: &FileRef,
-        most: u64,
-        into: &mut FileSink,
-    ) -> Result<Fetched, FetchError> {
+    async fn stream(&self, url: &str, file: &FileRef, most: u64, into: &mut FileSink) -> Result<Fetched, FetchError> {
         let (response, redirected) = self.open(url).await?;
         let status = response.status();
         if status != StatusCode::OK {
@@ -139,15 +139,16 @@ impl Api {
     /// Whether the token may go to an address: Slack's own hosts with encryption, and the host of the API where an operator
     /// names another one.
     fn is_slacks(&self, url: &Url) -> bool {
-        self.is_of_base(url) || (url.scheme() == "https" && url.port().is_none() && url.host_str().is_some_and(slacks_host))
+        self.is_of_base(url)
+            || (url.scheme() == "https" && url.port().is_none() && url.host_str().is_some_and(slacks_host))
     }
 
-    fn is_of_base(&self, url: &Url) -> bool {
+    pub(crate) fn is_of_base(&self, url: &Url) -> bool {
         Url::parse(self.base()).is_ok_and(|base| base.origin() == url.origin())
     }
 
     /// Whether an address that Slack leads to may be asked, without the token. Unencrypted only where the API is as well.
-    fn may_be_followed(&self, url: &Url) -> bool {
+    pub(crate) fn may_be_followed(&self, url: &Url) -> bool {
         match url.scheme() {
             "https" => true,
             "http" => self.base().starts_with("http://"),

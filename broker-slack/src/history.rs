@@ -63,10 +63,13 @@ impl Slack {
             params.push(("include_all_metadata", Some("true".to_owned())));
             let answer = self.api.get(REPLIES, Priority::ReadBack, &params).await?;
             for (raw, message) in self.messages(&answer, &thread.conversation) {
-                let key = key_of(raw).filter(|_| message.author == Author::Own && message.at >= since);
-                if let Some(key) = key.and_then(|key| keys.iter().find(|known| known.as_str() == key)) {
-                    found.push(Found { key: key.clone(), message: message.id });
+                if message.author != Author::Own || message.at < since {
+                    continue;
                 }
+                let files = message.files.iter().map(|file| file.id.as_str());
+                let carried: Vec<_> = key_of(raw).into_iter().chain(files).collect();
+                let sought = keys.iter().filter(|key| carried.contains(&key.as_str()));
+                found.extend(sought.map(|key| Found { key: key.clone(), message: message.id.clone() }));
             }
             cursor = next(&answer)?;
             if cursor.is_none() {

@@ -46,6 +46,7 @@ mod socket;
 mod status;
 mod text;
 mod ts;
+mod upload;
 
 pub use config::{ConnectError, DEFAULT_API_BASE, LinkLimits, SlackConfig};
 pub use identity::Identity;

@@ -178,14 +178,14 @@ fn files(message: &Value) -> Vec<FileRef> {
 
 /// A file object (<https://docs.slack.dev/reference/objects/file-object>).
 pub(crate) fn file(file: &Value) -> Option<FileRef> {
-        Some(FileRef {
-            id: lenient::text(file, "id")?.to_owned(),
-            name: lenient::text(file, "name").or_else(|| lenient::text(file, "title")).map(str::to_owned),
-            media_type: lenient::text(file, "mimetype").map(str::to_owned),
-            size: lenient::number(file, "size"),
-            url: lenient::text(file, "url_private_download")
-                .or_else(|| lenient::text(file, "url_private"))
-                .map(str::to_owned),
-            kept: None,
-        })
+    Some(FileRef {
+        id: lenient::text(file, "id")?.to_owned(),
+        name: lenient::text(file, "name").or_else(|| lenient::text(file, "title")).map(str::to_owned),
+        media_type: lenient::text(file, "mimetype").map(str::to_owned),
+        size: lenient::number(file, "size"),
+        url: lenient::text(file, "url_private_download")
+            .or_else(|| lenient::text(file, "url_private"))
+            .map(str::to_owned),
+        kept: None,
+    })
 }

@@ -89,7 +89,7 @@ impl Slack {
         });
         let answer = self.api.post(POST_MESSAGE, Priority::Answer, &request).await?;
         match lenient::ts(&answer, "ts") {
-            Some(ts) => Ok(Receipt { message: Some(MessageId::new(ts)) }),
+            Some(ts) => Ok(Receipt { message: Some(MessageId::new(ts)), file: None }),
             None => Err(DeliverError::Unknown { reason: "an answer without a ts".to_owned() }),
         }
     }
@@ -103,7 +103,7 @@ impl Slack {
             "link_names": false,
         });
         self.api.post(POST_EPHEMERAL, Priority::Answer, &request).await?;
-        Ok(Receipt { message: None })
+        Ok(Receipt::default())
     }
 
     /// Shows a status beside the thread, or takes it away: an empty one does that
@@ -115,7 +115,7 @@ impl Slack {
             "status": text.unwrap_or_default(),
         });
         let answer = self.api.post(SET_STATUS, Priority::Status, &request).await;
-        answer.map(|_| Receipt { message: None }).map_err(Failure::of_extra)
+        answer.map(|_| Receipt::default()).map_err(Failure::of_extra)
     }
 
     async fn react(&self, thread: &ThreadKey, name: &str, on: bool) -> Result<Receipt, DeliverError> {
@@ -132,7 +132,7 @@ impl Slack {
             Err(failure) => return Err(failure.of_extra()),
             Ok(_) => {}
         }
-        Ok(Receipt { message: None })
+        Ok(Receipt::default())
     }
 }
 
@@ -144,6 +144,7 @@ impl ChatTransport for Slack {
             read_back_after: READ_BACK_AFTER,
             ephemeral: true,
             status: true,
+            files: true,
             reactions: true,
             part_chars: PART_CHARS,
         }
@@ -180,6 +181,8 @@ impl ChatTransport for Slack {
     async fn perform(&self, key: &OpKey, op: &ChatOp) -> Result<Receipt, DeliverError> {
         match op {
             ChatOp::Post { thread, body: PartBody::Text { markup } } => self.post(key, thread, markup).await,
+            ChatOp::Post { thread, body: PartBody::File { file } } => self.post_file(thread, file).await,
+            ChatOp::Upload { file } => self.upload(file).await,
             ChatOp::Ephemeral { thread, person, text } => self.whisper(thread, person, text).await,
             ChatOp::Status { thread, text } => self.show_status(thread, text.as_deref()).await,
             ChatOp::React { thread, name, on } => self.react(thread, name, *on).await,

@@ -1,6 +1,8 @@
 #![forbid(unsafe_code)]
 //! Files that people share, end to end: fetched, kept in the workspace, shown to the model.
 
+#![expect(clippy::expect_used, reason = "a test may fail where it stands")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,7 +69,10 @@ async fn an_image_is_seen_scaled_and_a_pdf_is_there_by_its_path() {
     let shared = [
         SharedFile::new("screen shot.png", "image/png", picture.clone()),
         SharedFile::new("report.pdf", "application/pdf", &b"%PDF-1.7 of a test"[..]),
-        SharedFile { content: Content::Elsewhere(b"from elsewhere".to_vec()), ..SharedFile::new("far.txt", "text/plain", "") },
+        SharedFile {
+            content: Content::Elsewhere(b"from elsewhere".to_vec()),
+            ..SharedFile::new("far.txt", "text/plain", "")
+        },
         SharedFile { stub: true, ..SharedFile::new("of-others.txt", "text/plain", &b"of another organisation"[..]) },
     ];
     let text = "<@U0BROKER> look scenario:text:seen";
@@ -79,7 +84,10 @@ async fn an_image_is_seen_scaled_and_a_pdf_is_there_by_its_path() {
     let expected =
         [picture, b"%PDF-1.7 of a test".to_vec(), b"from elsewhere".to_vec(), b"of another organisation".to_vec()];
     assert_eq!(contents, expected);
-    assert!(path(&files[0]).ends_with(format!(".slack-attachments/{root}/F0FILE{}-screen_shot.png", &files[0]["id"].as_str().unwrap()[6..])));
+    assert!(path(&files[0]).ends_with(format!(
+        ".slack-attachments/{root}/F0FILE{}-screen_shot.png",
+        &files[0]["id"].as_str().unwrap()[6..]
+    )));
     assert!(files[0]["shown_as_image"].is_string() && files[1]["shown_as_image"].is_null());
 
     // The agent's own commands read what it was given.
@@ -102,7 +110,11 @@ async fn what_cannot_be_fetched_is_named_and_the_message_is_given() {
     let damaged = png(20, 20);
     let shared = [
         SharedFile { content: Content::Many(3000), ..SharedFile::new("large.bin", "application/octet-stream", "") },
-        SharedFile { content: Content::Broken(b"half".to_vec()), stub: true, ..SharedFile::new("half.txt", "text/plain", "") },
+        SharedFile {
+            content: Content::Broken(b"half".to_vec()),
+            stub: true,
+            ..SharedFile::new("half.txt", "text/plain", "")
+        },
         SharedFile::new("damaged.png", "image/png", &damaged[..damaged.len() / 2]),
     ];
     let root = world.slack.share(CHANNEL, None, ALICE, "<@U0BROKER> look scenario:text:well", &shared);
@@ -134,11 +146,15 @@ async fn the_missing_scope_is_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_earlier_messages_go_along_and_a_kill_costs_none() {
     let Some(mut world) = World::start("files-kill").await else { return };
-    let root = world.slack.seed_file(CHANNEL, None, ALICE, "the plan", &SharedFile::new("plan.txt", "text/plain", "plan"));
+    let root =
+        world.slack.seed_file(CHANNEL, None, ALICE, "the plan", &SharedFile::new("plan.txt", "text/plain", "plan"));
     let slow = SharedFile { content: Content::Many(40 << 20), ..SharedFile::new("big.bin", "application/x-any", "") };
     let text = "<@U0BROKER> see above scenario:text:seen";
     world.slack.share(CHANNEL, Some(&root), ALICE, text, &[slow]);
-    world.slack.wait_for("first download", Duration::from_secs(30), |state| (state.downloads() > 0).then_some(())).await;
+    world
+        .slack
+        .wait_for("first download", Duration::from_secs(30), |state| (state.downloads() > 0).then_some(()))
+        .await;
     world.broker.sigkill().await;
     world.broker.start_again().await;
     world.broker.ready().await;

@@ -357,6 +357,10 @@ impl AgentRuntime for Demo {
         Ok(())
     }
 
+    fn images_folder(&self, _thread: &AgentThreadId) -> Option<std::path::PathBuf> {
+        None
+    }
+
     fn events(&self) -> mpsc::Receiver<AgentEvent> {
         let taken = self.taker.lock().unwrap_or_else(PoisonError::into_inner).take();
         taken.unwrap_or_else(|| mpsc::channel(1).1)

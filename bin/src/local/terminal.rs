@@ -243,6 +243,7 @@ impl ChatTransport for Terminal {
             read_back_after: Duration::ZERO,
             ephemeral: false,
             status: true,
+            files: false,
             reactions: false,
             part_chars: PART_CHARS,
         }
@@ -294,13 +295,13 @@ impl ChatTransport for Terminal {
     async fn perform(&self, key: &OpKey, op: &ChatOp) -> Result<Receipt, DeliverError> {
         match op {
             ChatOp::Post { thread, body: PartBody::Text { markup } } => {
-                self.post(key, thread, markup).await.map(|message| Receipt { message: Some(message) })
+                self.post(key, thread, markup).await.map(|message| Receipt { message: Some(message), file: None })
             }
             ChatOp::Status { thread, text } => {
                 if number(&thread.root) == self.current() {
                     self.screen.show(Show::Status(text.clone())).await;
                 }
-                Ok(Receipt { message: None })
+                Ok(Receipt::default())
             }
             other => Err(DeliverError::Refused { code: format!("{}_is_not_supported", other.name()) }),
         }

@@ -1,5 +1,7 @@
 //! Files that hang on messages, and what became of them.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 
@@ -44,6 +46,47 @@ pub enum Kept {
     Missing {
         /// Why, for the agent.
         reason: String,
+    },
+}
+
+/// A file that is posted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutFile {
+    /// Its name.
+    pub name: String,
+    /// What stands above it; its name when absent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub title: Option<String>,
+    /// What an image shows, for those who do not see it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub alt_text: Option<String>,
+    /// What kind of text a snippet is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub snippet_type: Option<String>,
+    /// What stands beside it, in the platform's markup; may be empty.
+    pub comment: String,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// What it holds.
+    pub content: OutContent,
+    /// The platform's id of it, once it was uploaded. Uploaded is not posted: it is seen by nobody yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub uploaded: Option<String>,
+}
+
+/// What a file that is posted holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum OutContent {
+    /// A file that nobody changes any more, to be removed once the post is settled.
+    Copy {
+        /// Where it stands.
+        path: PathBuf,
+    },
+    /// A text.
+    Text {
+        /// The text.
+        text: String,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Person, PersonId};
+use super::{OutFile, Person, PersonId};
 
 /// Somebody whom a text may mention.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,4 +66,19 @@ pub enum PartBody {
         /// The markup.
         markup: String,
     },
+    /// A file.
+    File {
+        /// The file, with what stands beside it.
+        file: Box<OutFile>,
+    },
+}
+
+impl PartBody {
+    /// The file that is to be handed over before this can be posted.
+    pub fn to_upload(&self) -> Option<&OutFile> {
+        match self {
+            Self::File { file } if file.uploaded.is_none() => Some(file),
+            _ => None,
+        }
+    }
 }

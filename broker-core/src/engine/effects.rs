@@ -11,12 +11,16 @@ use super::files::SessionFiles;
 use super::registry::Letter;
 use super::statuses::{self, Wish};
 use super::{Shared, sender};
-use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
+use crate::agent::{
+    AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec, TurnId,
+};
 use crate::chat::{Author, ChatMessage, ChatTime, MessageId, Person, ThreadKey};
 use crate::history::{self, Latest};
+use crate::outgoing::{self, Refusal};
 use crate::prompt::{self, Coordinates, Overflow};
 use crate::session::{Effect, SessionInput, SessionMachine};
 use crate::store::ContextMessage;
+use crate::thread_tools::FileWish;
 use crate::{telemetry, thread_tools, workspace};
 
 /// How long the earlier messages are waited for.
@@ -62,7 +66,15 @@ impl Hands {
         let stops = Arc::new(AtomicU64::new(0));
         let lane_stops = Arc::clone(&stops);
         shared.tasks.spawn(run_lane(Arc::clone(shared), key.clone(), letters.clone(), (jobs, lane_stops)));
-        Self { shared: Arc::clone(shared), key: key.clone(), letters, lane, stops, files: SessionFiles::default(), slot: Arc::default() }
+        Self {
+            shared: Arc::clone(shared),
+            key: key.clone(),
+            letters,
+            lane,
+            stops,
+            files: SessionFiles::default(),
+            slot: Arc::default(),
+        }
     }
 
     /// Begins an effect; its answer comes back as an input.
@@ -80,7 +92,9 @@ impl Hands {
                 let _ = self.lane.send(Job::ReadFates { thread, ids });
             }
             Effect::Backfill { row, before } => self.backfill(row, before),
-            Effect::Fetch { row, files } => self.files.fetch(&self.shared, &self.letters, machine.workspace(), row, files),
+            Effect::Fetch { row, files } => {
+                self.files.fetch(&self.shared, &self.letters, machine.workspace(), row, files)
+            }
             Effect::Interrupt { thread, turn } => {
                 let (runtime, letters) = (Arc::clone(&self.shared.parts.runtime), self.letters.clone());
                 self.shared.tasks.spawn(async move {
@@ -90,6 +104,7 @@ impl Hands {
             }
             Effect::Answer { request, answer } => self.answer(request, answer),
             Effect::AnswerHistory { request, before, limit } => self.answer_history(request, before, limit),
+            Effect::Pin { request, turn, thread, wish } => self.pin(request, turn, thread.as_ref(), wish, machine),
             Effect::AskSlot => self.ask_slot(),
             Effect::ReturnSlot => drop(self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()),
             Effect::DropSubmits => {
@@ -113,6 +128,32 @@ impl Hands {
             repos_root: self.shared.settings.repos_root.clone(),
         });
         ThreadSpec { session: self.key.clone(), workspace, instructions, tools: thread_tools::specs() }
+    }
+
+    /// Checks and copies a file; the answer comes back as an input.
+    fn pin(
+        &self,
+        request: RequestId,
+        turn: TurnId,
+        thread: Option<&AgentThreadId>,
+        wish: FileWish,
+        machine: &SessionMachine,
+    ) {
+        let (settings, workspace) = (&self.shared.settings, machine.workspace());
+        let mut roots = vec![workspace.clone(), settings.repos_root.clone()];
+        roots.extend(settings.file_roots.iter().cloned());
+        roots.extend(thread.and_then(|thread| self.shared.parts.runtime.images_folder(thread)));
+        let copy = outgoing::folder(&settings.sessions_root).join(self.shared.parts.ids.next());
+        let letters = self.letters.clone();
+        self.shared.tasks.spawn(async move {
+            let path = wish.path.clone();
+            let pinned = tokio::task::spawn_blocking(move || outgoing::pin(&path, &workspace, &roots, &copy)).await;
+            let failed = |error: tokio::task::JoinError| {
+                Err(Refusal { code: "failed", message: format!("the file could not be copied: {error}") })
+            };
+            let result = pinned.unwrap_or_else(failed);
+            reply(&letters, SessionInput::Pinned { request, turn, wish, result }).await;
+        });
     }
 
     fn ask_slot(&self) {

@@ -123,7 +123,8 @@ async fn fetched(shared: &Shared, workspace: &Path, message: &MessageId, file: &
     }
     let folder = Arc::new(folder);
     let _download = shared.files.downloads.acquire().await.map_err(|error| error.to_string())?;
-    for attempt in 1.. {
+    let mut attempt = 1;
+    loop {
         let (at, wanted) = (Arc::clone(&folder), file.clone());
         let (made, unfinished) = blocking(move || at.begin(&wanted)).await.map_err(not_written)?;
         let mut sink = tokio::fs::File::from_std(made);
@@ -137,14 +138,14 @@ async fn fetched(shared: &Shared, workspace: &Path, message: &MessageId, file: &
             }
             Err(failure) => failure,
         };
-        // Unlinking may wait for a disk too.
-        let _ = blocking(move || Ok(at.give_up(&unfinished))).await;
+        // Unlinking may wait for a disk too. What stays is written over by the next try.
+        let _ = blocking(move || at.give_up(&unfinished)).await;
         if attempt >= TRIES || matches!(failure, FetchError::Refused { .. }) {
             return Err(failure.reason().to_owned());
         }
         shared.parts.clock.sleep_until(shared.parts.clock.now().plus(PAUSE * attempt)).await;
+        attempt += 1;
     }
-    unreachable!("the loop returns")
 }
 
 /// The scaled copy of an image, or why there is none; neither for what is no image.
@@ -182,8 +183,6 @@ fn make_private(folder: &Path) -> std::io::Result<()> {
 }
 
 /// Runs what blocks on a thread for that.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }

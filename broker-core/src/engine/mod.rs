@@ -101,6 +101,8 @@ pub struct Settings {
     pub initial_history: usize,
     /// The most that one look at the history may bring.
     pub history_limit: usize,
+    /// Folders beside a session's workspace and the shared clones, files of which may be posted. Absolute.
+    pub file_roots: Vec<PathBuf>,
     /// The largest file of a message that is fetched, in bytes.
     pub file_max_bytes: u64,
     /// A turn without a sign of life for this long is interrupted.
@@ -131,6 +133,7 @@ impl Settings {
             policy: Policy::default(),
             initial_history: 8,
             history_limit: 50,
+            file_roots: Vec::new(),
             file_max_bytes: 100 * 1024 * 1024,
             turn_idle: Duration::from_secs(15 * 60),
             deliver_edits: true,
@@ -205,6 +208,7 @@ impl Broker {
             initial_history: settings.initial_history.min(settings.history_limit),
             history_limit: settings.history_limit,
             deliver_edits: settings.deliver_edits,
+            sends_files: capabilities.files,
             shows_status: capabilities.status || capabilities.reactions,
         });
         let shared = Arc::new(Shared {
@@ -225,6 +229,7 @@ impl Broker {
         });
         let broker = Self { shared: Arc::clone(&shared) };
         supervisor::start(&shared);
+        sender::clean(&shared).await?;
         for thread in shared.parts.store.threads_with_parts().await? {
             sender::wake(&shared, &thread);
         }

@@ -2,6 +2,7 @@
 //! calls are made at once is for the transport to say, which knows what a platform allows for which channel.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use tokio::sync::{Notify, watch};
 
 use super::Shared;
 use super::registry::{self, Letter};
-use crate::chat::{ChatOp, ChatTime, DeliverError, ThreadKey};
+use crate::chat::{ChatOp, ChatTime, DeliverError, OutContent, PartBody, ThreadKey};
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
 use crate::outbox::{self, Action};
+use crate::outgoing;
 use crate::session::{PostOutcome, SessionInput};
 use crate::store::{PartChange, PartRow, PartState, StoreError};
 
@@ -134,9 +136,27 @@ async fn advance(shared: &Arc<Shared>, thread: &ThreadKey, notify: &Notify) -> R
     match outbox::decide(&part, now) {
         Action::Wait(until) => pause(shared, notify, until, true).await,
         Action::Send => return Ok(!send(shared, &part).await? || parts.len() > 1),
+        Action::Upload => upload(shared, &part).await?,
         Action::LookUp => look_up(shared, &part).await?,
     }
     Ok(true)
+}
+
+/// Hands the file of a part over. A crash in the middle of it costs nothing but the time: nobody has seen it.
+async fn upload(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError> {
+    let Some(file) = part.body.to_upload().cloned() else { return Ok(()) };
+    let op = ChatOp::Upload { file };
+    let result = tokio::select! {
+        biased;
+        // It may take long, and the next broker begins anew.
+        () = shared.ending.cancelled() => return Ok(()),
+        result = shared.parts.transport.perform(&part.id, &op) => result,
+    };
+    if let Err(error) = &result {
+        tracing::warn!(session = %part.thread, part = %part.id, %error, "a file could not be handed over");
+        account_trouble(shared, error);
+    }
+    conclude(shared, part.state, outbox::uploaded(part, &result, shared.parts.clock.now())).await
 }
 
 /// Posts a part; whether it stands in the thread now.
@@ -170,11 +190,15 @@ fn report(shared: &Shared, part: &PartRow, result: &Result<crate::chat::Receipt,
         }
         Err(error) => {
             tracing::warn!(session = %part.thread, part = %part.id, %error, "a post was not confirmed");
-            if let DeliverError::Account { code } = error {
-                let reason = format!("Slack refuses our credentials ({code}); nothing is lost, posts wait");
-                shared.sender.health.send_replace(PartHealth::ill(reason));
-            }
+            account_trouble(shared, error);
         }
+    }
+}
+
+fn account_trouble(shared: &Shared, error: &DeliverError) {
+    if let DeliverError::Account { code } = error {
+        let reason = format!("Slack refuses our credentials ({code}); nothing is lost, posts wait");
+        shared.sender.health.send_replace(PartHealth::ill(reason));
     }
 }
 
@@ -182,7 +206,7 @@ async fn look_up(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError>
     let capabilities = shared.parts.transport.capabilities();
     let begun = part.first_attempt_at.or(part.attempted_at).unwrap_or(part.created_at).minus(CLOCK_SLACK);
     let since = ChatTime::of(begun);
-    let found = shared.parts.transport.find(&part.thread, std::slice::from_ref(&part.id), since).await;
+    let found = shared.parts.transport.find(&part.thread, &[outbox::sought(part)], since).await;
     let settle = capabilities.read_back.then_some(capabilities.read_back_after);
     let row = outbox::looked_up(part, &found, settle, shared.parts.clock.now());
     tracing::info!(session = %part.thread, part = %part.id, state = row.state.as_str(), "a post in doubt was looked up");
@@ -210,12 +234,47 @@ async fn rest_of_post(shared: &Shared, refused: &PartRow) -> Result<Vec<PartChan
         .collect())
 }
 
+/// Removes the copy of a file that nobody needs any more; what is left by a crash goes at the next start.
+async fn drop_copy(body: &PartBody) {
+    if let Some(path) = copy_of(body)
+        && let Err(error) = tokio::fs::remove_file(path).await
+    {
+        tracing::warn!(%error, "the copy of a posted file could not be removed");
+    }
+}
+
+fn copy_of(body: &PartBody) -> Option<&PathBuf> {
+    match body {
+        PartBody::File { file } => match &file.content {
+            OutContent::Copy { path } => Some(path),
+            OutContent::Text { .. } => None,
+        },
+        PartBody::Text { .. } => None,
+    }
+}
+
+/// Removes copies of files that no open part needs: posts that were dropped, and copies whose post was never committed.
+pub(super) async fn clean(shared: &Shared) -> Result<(), StoreError> {
+    let mut needed = Vec::new();
+    for thread in shared.parts.store.threads_with_parts().await? {
+        let parts = shared.parts.store.open_parts(&thread, usize::MAX >> 1).await?;
+        needed.extend(parts.iter().filter_map(|part| copy_of(&part.body).cloned()));
+    }
+    let root = shared.settings.sessions_root.clone();
+    let cleaned = tokio::task::spawn_blocking(move || outgoing::clean(&root, &needed)).await;
+    if let Ok(Err(error)) = cleaned {
+        tracing::warn!(%error, "copies of posted files could not be looked for");
+    }
+    Ok(())
+}
+
 async fn change(shared: &Shared, expected: PartState, row: &PartRow) -> Result<bool, StoreError> {
     shared.parts.store.change_parts(vec![PartChange { expected, row: row.clone() }]).await
 }
 
 /// Tells the session when a post is through.
 async fn settled(shared: &Arc<Shared>, last: &PartRow) -> Result<(), StoreError> {
+    drop_copy(&last.body).await;
     if last.state == PartState::Sent && last.number < last.of {
         return Ok(());
     }

@@ -9,7 +9,7 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::chat::{DeliverError, Found, PartBody, Receipt};
+use crate::chat::{DeliverError, Found, OpKey, PartBody, Receipt};
 use crate::clock::Timestamp;
 use crate::history::HistoryError;
 use crate::store::{PartRow, PartState};
@@ -18,6 +18,10 @@ use crate::store::{PartRow, PartState};
 pub const MAX_LOOK_UPS: u32 = 5;
 /// A part is sent at most this often; each further time only after a look-up that did not find it.
 pub const MAX_SENDS: u32 = 5;
+/// A file is handed over at most this often.
+pub const MAX_UPLOADS: u32 = 10;
+/// What a platform says of a file that was handed over and is no longer there.
+pub const GONE: &str = "file_not_found";
 /// The wait before a new try while our credentials are refused.
 pub const ACCOUNT_WAIT: Duration = Duration::from_secs(30);
 /// What stands in front of a part that may already have arrived.
@@ -30,6 +34,8 @@ pub enum Action {
     Wait(Timestamp),
     /// Mark it as being sent, then send it.
     Send,
+    /// Hand its file over, which nobody sees yet.
+    Upload,
     /// Look whether it stands in the thread.
     LookUp,
 }
@@ -51,10 +57,53 @@ pub fn seen_at(part: &PartRow, now: Timestamp) -> PartRow {
 pub fn decide(part: &PartRow, now: Timestamp) -> Action {
     match part.state {
         _ if part.not_before > now => Action::Wait(part.not_before),
+        PartState::Queued if part.body.to_upload().is_some() => Action::Upload,
         PartState::Queued => Action::Send,
         // `Sending` here is a part that a crash caught between the commit and the answer.
         _ => Action::LookUp,
     }
+}
+
+/// By which key the part is found in its thread.
+pub fn sought(part: &PartRow) -> OpKey {
+    match &part.body {
+        PartBody::File { file } => file.uploaded.as_ref().map_or_else(|| part.id.clone(), OpKey::new),
+        PartBody::Text { .. } => part.id.clone(),
+    }
+}
+
+/// The row after its file was handed over, or could not be. Nobody has seen it in any case: it may be handed over again.
+pub fn uploaded(part: &PartRow, result: &Result<Receipt, DeliverError>, now: Timestamp) -> PartRow {
+    let mut row = part.clone();
+    let answer = result.as_ref().map(|receipt| receipt.file.clone());
+    match (answer, &mut row.body) {
+        (Ok(id @ Some(_)), PartBody::File { file }) => {
+            file.uploaded = id;
+            row.look_ups = 0;
+            row.not_before = now;
+            row.error = None;
+        }
+        (Ok(_), _) => {
+            row.state = PartState::Refused;
+            row.error = Some("no_file_id".to_owned());
+        }
+        (Err(DeliverError::Temporary { reason, .. } | DeliverError::Unknown { reason }), _)
+            if row.look_ups + 1 >= MAX_UPLOADS =>
+        {
+            row.state = PartState::Refused;
+            row.error = Some(reason.clone());
+        }
+        (Err(DeliverError::Unknown { reason }), _) => {
+            let surely = DeliverError::Temporary { reason: reason.clone(), retry_after: None };
+            return uploaded(part, &Err(surely), now);
+        }
+        (Err(_), _) => {
+            // No attempt to post was made that could be taken back.
+            row.attempts += 1;
+            return sent(&row, result, now);
+        }
+    }
+    row
 }
 
 /// The row while the call is made.
@@ -92,6 +141,17 @@ pub fn sent(part: &PartRow, result: &Result<Receipt, DeliverError>, now: Timesta
             row.not_before = now.plus(Duration::from_secs(1));
             row.error = Some(reason.clone());
         }
+        // What was handed over and not posted for long is gone; nothing of it was seen.
+        Err(DeliverError::Refused { code }) if code == GONE && part.attempts < MAX_SENDS => {
+            if let PartBody::File { file } = &mut row.body {
+                file.uploaded = None;
+                row.state = PartState::Queued;
+                row.not_before = now.plus(back_off(part.attempts, Duration::from_secs(60)));
+            } else {
+                row.state = PartState::Refused;
+            }
+            row.error = Some(code.clone());
+        }
         Err(DeliverError::Refused { code }) => {
             row.state = PartState::Refused;
             row.error = Some(code.clone());
@@ -122,7 +182,8 @@ pub fn looked_up(
     let Some(settle) = settle else { return send_marked(row, now) };
     match result {
         Ok(found) => {
-            if let Some(found) = found.iter().find(|found| found.key == part.id) {
+            let key = sought(part);
+            if let Some(found) = found.iter().find(|found| found.key == key) {
                 row.state = PartState::Sent;
                 row.message = Some(found.message.clone());
                 row.error = None;
@@ -157,13 +218,16 @@ pub fn looked_up(
 
 /// Nothing could be decided: once more with a mark, and no third time.
 fn send_marked(mut row: PartRow, now: Timestamp) -> PartRow {
-    let PartBody::Text { markup } = &row.body;
-    if markup.starts_with(MAYBE_DUPLICATE) {
+    let said = match &mut row.body {
+        PartBody::Text { markup } => markup,
+        PartBody::File { file } => &mut file.comment,
+    };
+    if said.starts_with(MAYBE_DUPLICATE) {
         row.state = PartState::Refused;
         row.error = Some("undecided".to_owned());
         return row;
     }
-    row.body = PartBody::Text { markup: format!("{MAYBE_DUPLICATE}{markup}") };
+    said.insert_str(0, MAYBE_DUPLICATE);
     row.state = PartState::Queued;
     row.look_ups = 0;
     row.not_before = now;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::chat::{ConversationId, InstallationId, MessageId, OpKey, ThreadKey};
+use crate::chat::{ConversationId, InstallationId, MessageId, OpKey, OutContent, OutFile, ThreadKey};
 use crate::store::{PostId, PostKind};
 
 const SETTLE: Option<Duration> = Some(Duration::from_secs(30));
@@ -72,7 +72,7 @@ fn what_an_answer_makes_of_a_part() {
     let temporary = |retry_after| DeliverError::Temporary { reason: "ratelimited".to_owned(), retry_after };
     let unknown = DeliverError::Unknown { reason: "timeout".to_owned() };
     let cases: [(Result<Receipt, DeliverError>, PartState, i64, u32); 6] = [
-        (Ok(Receipt { message: Some(MessageId::new("9")) }), PartState::Sent, 100, 1),
+        (Ok(Receipt { message: Some(MessageId::new("9")), file: None }), PartState::Sent, 100, 1),
         (Err(temporary(Some(Duration::from_secs(7)))), PartState::Queued, 117, 0),
         (Err(temporary(None)), PartState::Queued, 110, 0),
         (Err(unknown), PartState::Unknown, 111, 1),
@@ -108,7 +108,7 @@ fn five_look_ups_that_cannot_decide_lead_to_one_marked_try() {
         assert_eq!(row.state, PartState::Unknown);
     }
     row = looked_up(&row, &silent(), SETTLE, row.not_before);
-    let PartBody::Text { markup } = &row.body;
+    let PartBody::Text { markup } = &row.body else { panic!("a text") };
     assert_eq!((row.state, markup.as_str()), (PartState::Queued, "_(may be a duplicate)_\nhello"));
     // And no third time.
     row.look_ups = MAX_LOOK_UPS;
@@ -123,4 +123,57 @@ fn a_part_that_never_arrives_is_given_up_after_some_tries() {
     row.attempts = MAX_SENDS;
     let row = looked_up(&row, &Ok(vec![]), SETTLE, at(500));
     assert_eq!((row.state, row.error.as_deref()), (PartState::Refused, Some("never_arrived")));
+}
+
+fn file_part(uploaded: Option<&str>) -> PartRow {
+    let file = OutFile {
+        name: "a.csv".to_owned(),
+        title: None,
+        alt_text: None,
+        snippet_type: None,
+        comment: "here".to_owned(),
+        bytes: 3,
+        content: OutContent::Text { text: "a,b".to_owned() },
+        uploaded: uploaded.map(str::to_owned),
+    };
+    let body = PartBody::File { file: Box::new(file) };
+    PartRow { body, attempts: 0, not_before: at(0), ..part(PartState::Queued) }
+}
+
+#[test]
+fn a_file_is_handed_over_before_it_is_posted_and_its_id_is_in_the_row_by_then() {
+    let row = file_part(None);
+    assert_eq!(decide(&row, at(0)), Action::Upload);
+    // Nobody has seen anything: an answer that was lost is no doubt, it is handed over again.
+    let lost = uploaded(&row, &Err(DeliverError::Unknown { reason: "x".to_owned() }), at(0));
+    assert_eq!((lost.state, lost.attempts, decide(&lost, lost.not_before)), (PartState::Queued, 0, Action::Upload));
+    let row = uploaded(&lost, &Ok(Receipt { message: None, file: Some("F1".to_owned()) }), at(5));
+    assert_eq!((row.state, row.attempts, decide(&row, at(5))), (PartState::Queued, 0, Action::Send));
+    assert_eq!(sought(&row), OpKey::new("F1"));
+}
+
+#[test]
+fn a_file_in_doubt_is_looked_for_by_its_id_and_one_that_is_gone_is_handed_over_again() {
+    let row = sending(&file_part(Some("F1")), at(0));
+    let doubt = sent(&row, &Err(DeliverError::Unknown { reason: "x".to_owned() }), at(1));
+    assert_eq!(doubt.state, PartState::Unknown);
+    let found = Ok(vec![Found { key: OpKey::new("F1"), message: MessageId::new("9") }]);
+    assert_eq!(looked_up(&doubt, &found, SETTLE, at(2)).state, PartState::Sent);
+    let other = Ok(vec![Found { key: OpKey::new("F2"), message: MessageId::new("9") }]);
+    assert_eq!(looked_up(&doubt, &other, SETTLE, at(2)).state, PartState::Unknown);
+    let gone = sent(&row, &Err(DeliverError::Refused { code: GONE.to_owned() }), at(1));
+    assert_eq!((gone.state, decide(&gone, gone.not_before)), (PartState::Queued, Action::Upload));
+}
+
+#[test]
+fn a_file_that_cannot_be_handed_over_is_given_up() {
+    let mut row = file_part(None);
+    let mut tries = 0;
+    while row.state == PartState::Queued {
+        row = uploaded(&row, &Err(DeliverError::Temporary { reason: "x".to_owned(), retry_after: None }), at(0));
+        tries += 1;
+    }
+    assert_eq!((row.state, tries), (PartState::Refused, MAX_UPLOADS));
+    let refused = uploaded(&file_part(None), &Err(DeliverError::Refused { code: "no".to_owned() }), at(0));
+    assert_eq!((refused.state, refused.error.as_deref()), (PartState::Refused, Some("no")));
 }

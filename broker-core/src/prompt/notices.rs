@@ -16,6 +16,11 @@ pub const NO_JOB_TO_WAIT_FOR: &str = "`wait` needs a background job of this sess
                                       none; nothing was recorded. Use `final` when you are done, or `block` with a reason \
                                       when you need a person.";
 
+/// The name of the file with the whole of a text that was too long.
+pub const WHOLE_TEXT_NAME: &str = "answer.md";
+/// What stands beside it; plain words, which are the same in every markup.
+pub const WHOLE_TEXT: &str = "It is too long for messages: this file holds the whole of it.";
+
 /// How much of a post the agent is reminded of, in characters.
 const BEGINNING: usize = 200;
 /// How much of a reason is told, in characters.

@@ -313,6 +313,9 @@ impl SessionMachine {
             SessionInput::Interrupted { turn, result } => self.interrupted(&turn, result),
             SessionInput::SlotGranted => self.slot_granted(),
             SessionInput::Agent(event) => self.agent(event, now, draft),
+            SessionInput::Pinned { request, turn, wish, result } => {
+                self.pinned(request, &turn, wish, result, now, draft);
+            }
             SessionInput::PostSettled(outcome) => self.post_settled(&outcome, now, draft),
             SessionInput::StatusSettled { generation } => self.status_settled(generation, draft),
             SessionInput::Tick => self.tick(now, draft),

@@ -38,8 +38,10 @@ use crate::agent::{
 };
 use crate::agent::{ReadError, RequestId, SubmitError, Submitted, TurnId};
 use crate::chat::{AgentText, ChatMessage, ChatTime, FileRef, Kept, MessageId, PartBody, Person};
+use crate::outgoing::{Pinned, Refusal};
 use crate::prompt::Overflow;
 use crate::store::{ContextMessage, JournalId, KnownMessage, PostId, PostKind, SessionCommit};
+use crate::thread_tools::FileWish;
 
 pub use machine::{Birth, SessionMachine};
 
@@ -142,6 +144,17 @@ pub enum SessionInput {
     SlotGranted,
     /// The agent did something.
     Agent(AgentEvent),
+    /// The answer to [`Effect::Pin`].
+    Pinned {
+        /// The call that asked for it.
+        request: RequestId,
+        /// The turn that it is of.
+        turn: TurnId,
+        /// What was asked for.
+        wish: FileWish,
+        /// The copy, or why there is none.
+        result: Result<Pinned, Refusal>,
+    },
     /// The sender is through with a post.
     PostSettled(PostOutcome),
     /// Nothing stands beside the thread any more.
@@ -218,6 +231,17 @@ pub enum Effect {
         /// How many.
         limit: usize,
     },
+    /// Check a file that the agent wants to post, and copy it.
+    Pin {
+        /// The call.
+        request: RequestId,
+        /// The turn that it is of.
+        turn: TurnId,
+        /// The agent's thread, whose generated images may be posted too.
+        thread: Option<AgentThreadId>,
+        /// What was asked for.
+        wish: FileWish,
+    },
     /// Inputs that were not yet handed to the agent are not handed to it any more: `-stop` came first.
     DropSubmits,
     /// Show beside the thread that the agent is at work, or no longer.
@@ -260,6 +284,8 @@ pub struct Surroundings {
     pub history_limit: usize,
     /// Whether the agent is told when a message that it has is changed.
     pub deliver_edits: bool,
+    /// Whether the platform takes files.
+    pub sends_files: bool,
     /// Whether the platform can show that the agent is at work.
     pub shows_status: bool,
 }
@@ -286,6 +312,9 @@ pub const MAX_FILES: usize = 100;
 pub const MAX_PEOPLE: usize = 100;
 /// A post has at most this many parts; a longer one is refused (tool) or cut (final text).
 pub const MAX_PARTS: usize = 40;
+/// A text that makes more messages than this is posted by its beginning and a file with the whole of it, where the platform
+/// takes files.
+pub const MAX_TEXT_PARTS: usize = 10;
 /// A tool call is answered within this time: posted, refused, or queued.
 pub const TOOL_ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// The same failure is told to a thread once in this time.

@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::machine::{Draft, PendingCall, TurnPost};
-use super::{Effect, MAX_PARTS, NOTICE_INTERVAL, PostOutcome, SessionMachine, TOOL_ANSWER_LIMIT};
+use super::{Effect, MAX_PARTS, MAX_TEXT_PARTS, NOTICE_INTERVAL, PostOutcome, SessionMachine, TOOL_ANSWER_LIMIT};
 use crate::agent::{AgentAnswer, RequestId, TurnId};
-use crate::chat::{AgentText, OpKey, PartBody};
+use crate::chat::{AgentText, OpKey, OutContent, OutFile, PartBody};
 use crate::clock::Timestamp;
+use crate::outgoing::{Pinned, Refusal};
 use crate::prompt;
 use crate::store::{PartRow, PartState, PostId, PostKind};
-use crate::thread_tools::{self, ToolCommand};
+use crate::thread_tools::{self, FileWish, ToolCommand};
 
 /// How much of a post an agent is reminded of, in characters.
 const BEGINNING: usize = 200;
@@ -23,6 +24,10 @@ const MAX_REMINDED: usize = 50;
 pub(super) fn beginning(body: &PartBody) -> String {
     match body {
         PartBody::Text { markup } => markup.chars().take(BEGINNING).collect(),
+        PartBody::File { file } => {
+            let said = file.comment.chars().take(BEGINNING).collect::<String>();
+            format!("(the file {}) {said}", file.name)
+        }
     }
 }
 
@@ -44,7 +49,7 @@ impl SessionMachine {
         let text = AgentText::new(markdown);
         // What the broker says itself mentions nobody: it quotes what others wrote.
         let text = if turn.is_some() { text.mentioning(self.record.people.clone()) } else { text };
-        let mut bodies = (self.around.render)(&text);
+        let mut bodies = self.rendered(&text);
         if bodies.len() > MAX_PARTS {
             let left_out = bodies.len() - (MAX_PARTS - 1);
             bodies.truncate(MAX_PARTS - 1);
@@ -55,6 +60,28 @@ impl SessionMachine {
         }
         self.plan(kind, bodies, turn, now, draft);
         true
+    }
+
+    /// The parts of a text. A long one is its beginning and a file with the whole of it.
+    fn rendered(&self, text: &AgentText) -> Vec<PartBody> {
+        let mut bodies = (self.around.render)(text);
+        if self.around.sends_files && bodies.len() > MAX_TEXT_PARTS {
+            bodies.truncate(MAX_TEXT_PARTS - 1);
+            let whole = text.markdown().to_owned();
+            bodies.push(PartBody::File {
+                file: Box::new(OutFile {
+                    name: prompt::WHOLE_TEXT_NAME.to_owned(),
+                    title: None,
+                    alt_text: None,
+                    snippet_type: Some("markdown".to_owned()),
+                    comment: prompt::WHOLE_TEXT.to_owned(),
+                    bytes: whole.len() as u64,
+                    content: OutContent::Text { text: whole },
+                    uploaded: None,
+                }),
+            });
+        }
+        bodies
     }
 
     /// Plans the parts of a post.
@@ -147,6 +174,16 @@ impl SessionMachine {
                 self.signal(kind, reason, draft);
                 answer(request, true, "noted", draft);
             }
+            Ok(ToolCommand::File(wish)) => {
+                if wish.kind == PostKind::Wait {
+                    return answer(request, false, prompt::NO_JOB_TO_WAIT_FOR, draft);
+                }
+                if !self.around.sends_files {
+                    return answer(request, false, "files cannot be posted here; nothing was posted", draft);
+                }
+                let (turn, thread) = (turn.clone(), self.record.agent_thread.clone());
+                draft.effects.push(Effect::Pin { request, turn, thread, wish });
+            }
             Ok(ToolCommand::Post { text, kind, reason }) => {
                 self.tool_post(turn, request, &text, (kind, reason), now, draft);
             }
@@ -166,7 +203,7 @@ impl SessionMachine {
             return answer(request, false, prompt::NO_JOB_TO_WAIT_FOR, draft);
         }
         let text = AgentText::new(text).mentioning(self.record.people.clone());
-        let bodies = (self.around.render)(&text);
+        let bodies = self.rendered(&text);
         if bodies.is_empty() {
             return answer(
                 request,
@@ -183,6 +220,53 @@ impl SessionMachine {
         let post = self.plan(kind, bodies, Some(turn.clone()), now, draft);
         if kind != PostKind::Progress {
             self.signal(kind, reason, draft);
+        }
+        self.calls.push(PendingCall { request, post, until: now.plus(TOOL_ANSWER_LIMIT) });
+    }
+
+    /// A file that the agent wants to post was checked and copied, or refused. A copy that is not posted after all is
+    /// removed at the next start.
+    pub(super) fn pinned(
+        &mut self,
+        request: RequestId,
+        turn: &TurnId,
+        wish: FileWish,
+        result: Result<Pinned, Refusal>,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        if !self.turn.as_ref().is_some_and(|known| known.id == *turn && !known.stopped) {
+            return answer(request, false, prompt::STOPPED_BY_PERSON, draft);
+        }
+        let pinned = match result {
+            Ok(pinned) => pinned,
+            Err(refusal) => return answer(request, false, &refusal.message, draft),
+        };
+        let said = AgentText::new(wish.comment.unwrap_or_default()).mentioning(self.record.people.clone());
+        let mut bodies = self.rendered(&said);
+        // One message where the words fit beside the file.
+        let comment = match bodies.as_slice() {
+            [PartBody::Text { markup }] => markup.clone(),
+            _ => String::new(),
+        };
+        if !comment.is_empty() {
+            bodies.clear();
+        }
+        let content = OutContent::Copy { path: pinned.copy };
+        let file = OutFile {
+            name: pinned.name,
+            title: wish.title,
+            alt_text: wish.alt_text,
+            snippet_type: wish.snippet_type,
+            comment,
+            bytes: pinned.bytes,
+            content,
+            uploaded: None,
+        };
+        bodies.push(PartBody::File { file: Box::new(file) });
+        let post = self.plan(wish.kind, bodies, Some(turn.clone()), now, draft);
+        if wish.kind != PostKind::Progress {
+            self.signal(wish.kind, wish.reason, draft);
         }
         self.calls.push(PendingCall { request, post, until: now.plus(TOOL_ANSWER_LIMIT) });
     }

@@ -58,6 +58,9 @@ struct State {
     status_faults: VecDeque<Fault>,
     /// Every page of a thread that was asked for, in order.
     asked: Vec<(ThreadKey, Urgency)>,
+    /// Files that were handed over, whether posted or not.
+    uploaded: Vec<FileRef>,
+    uploads: u64,
     clock: u64,
     events: u64,
 }
@@ -337,6 +340,7 @@ impl ChatTransport for MemoryChat {
             read_back_after: Duration::from_secs(30),
             ephemeral: true,
             status: true,
+            files: true,
             reactions: true,
             part_chars: PART_CHARS,
         }
@@ -385,14 +389,35 @@ impl ChatTransport for MemoryChat {
     async fn perform(&self, key: &OpKey, op: &ChatOp) -> Result<Receipt, DeliverError> {
         let mut state = self.state();
         let faults = match op {
-            ChatOp::Post { .. } | ChatOp::Ephemeral { .. } => &mut state.faults,
+            ChatOp::Post { .. } | ChatOp::Ephemeral { .. } | ChatOp::Upload { .. } => &mut state.faults,
             ChatOp::Status { .. } | ChatOp::React { .. } => &mut state.status_faults,
         };
         let fault = faults.pop_front();
         if let Some(Fault::Fail(error)) = fault {
             return Err(error);
         }
+        let mut uploaded = None;
         let done = match op {
+            ChatOp::Upload { file } => {
+                state.uploads += 1;
+                let id = format!("F{}", state.uploads);
+                uploaded = Some(id.clone());
+                let (name, size) = (Some(file.name.clone()), Some(file.bytes));
+                state.uploaded.push(FileRef { id, name, size, ..FileRef::default() });
+                None
+            }
+            ChatOp::Post { thread, body: PartBody::File { file } } => {
+                let known = state.uploaded.iter().find(|known| Some(&known.id) == file.uploaded.as_ref()).cloned();
+                let Some(known) = known else {
+                    return Err(DeliverError::Refused { code: "file_not_found".to_owned() });
+                };
+                let root = Some(thread.root.clone());
+                let mut message = message(&mut state, thread.conversation_key(), root, Author::Own, &file.comment);
+                let (id, carried) = (message.id.clone(), OpKey::new(known.id.clone()));
+                message.files.push(known);
+                state.messages.push((message, Some(carried)));
+                Some(id)
+            }
             ChatOp::Post { thread, body: PartBody::Text { markup } } => {
                 let root = Some(thread.root.clone());
                 let message = message(&mut state, thread.conversation_key(), root, Author::Own, markup);
@@ -420,7 +445,7 @@ impl ChatTransport for MemoryChat {
         self.tell();
         match fault {
             Some(_) => Err(DeliverError::Unknown { reason: "the answer was lost".to_owned() }),
-            None => Ok(Receipt { message: done }),
+            None => Ok(Receipt { message: done, file: uploaded }),
         }
     }
 

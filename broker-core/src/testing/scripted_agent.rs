@@ -356,6 +356,10 @@ impl AgentRuntime for ScriptedAgent {
         Ok(())
     }
 
+    fn images_folder(&self, _thread: &AgentThreadId) -> Option<std::path::PathBuf> {
+        None
+    }
+
     fn events(&self) -> mpsc::Receiver<AgentEvent> {
         let taken = self.taker.lock().unwrap_or_else(PoisonError::into_inner).take();
         taken.unwrap_or_else(|| mpsc::channel(1).1)

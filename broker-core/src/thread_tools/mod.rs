@@ -20,6 +20,12 @@ pub const MAX_TEXT: usize = 100_000;
 pub const MAX_REASON: usize = 2_000;
 /// The most messages that one call may ask for; the operator's limit may be lower.
 pub const MAX_HISTORY: u64 = 1_000;
+/// The longest path, in characters.
+const MAX_PATH: usize = 4_096;
+/// The longest title, in characters.
+const MAX_TITLE: usize = 250;
+/// The longest text for those who do not see an image, in characters: what Slack takes.
+const MAX_ALT: usize = 1_000;
 /// The longest short argument (a name, an id), in characters.
 const MAX_WORD: usize = 100;
 
@@ -49,8 +55,29 @@ pub enum ToolCommand {
         /// How many at most.
         limit: Option<usize>,
     },
+    /// Post a file into the thread.
+    File(FileWish),
     /// List the actions.
     Help,
+}
+
+/// A file that is to be posted. [`outgoing::pin`](crate::outgoing::pin) says whether it may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileWish {
+    /// Where it stands: absolute, or within the workspace.
+    pub path: String,
+    /// What stands above it.
+    pub title: Option<String>,
+    /// What stands beside it, in Markdown.
+    pub comment: Option<String>,
+    /// What an image shows, for those who do not see it.
+    pub alt_text: Option<String>,
+    /// What kind of text a snippet is.
+    pub snippet_type: Option<String>,
+    /// What the post is; never [`PostKind::Notice`].
+    pub kind: PostKind,
+    /// Why, for `block`.
+    pub reason: Option<String>,
 }
 
 /// Why a call is refused.
@@ -148,8 +175,8 @@ const POST: Form = Form {
 const BROKER: Form = Form {
     name: "broker",
     about: "Everything else that the broker can do for you in this Slack thread. `help` lists all actions with the \
-            schemas of their arguments; among them are `state` (end the turn without a message) and `history` (read \
-            earlier messages of this thread).",
+            schemas of their arguments; among them are `file` (post a file), `state` (end the turn without a message) \
+            and `history` (read earlier messages of this thread).",
     fields: &[
         Field {
             name: "action",
@@ -179,6 +206,7 @@ const BROKER: Form = Form {
 /// The actions of the tool `broker`.
 const ACTIONS: &[Form] = &[
     Form { name: "help", about: "Lists the actions.", fields: &[], build: |_| Ok(ToolCommand::Help) },
+    FILE,
     Form {
         name: "state",
         about: "Says how the turn ends without posting a message: `final` when everything is said, `block` when a \
@@ -222,6 +250,62 @@ const ACTIONS: &[Form] = &[
         },
     },
 ];
+
+const FILE: Form = Form {
+    name: "file",
+    about: "Posts a file into this Slack thread: one of your workspace, of the shared repositories, or an image that you \
+            generated; at most 1 GiB. It is copied when you call, so you may change or delete it afterwards.",
+    fields: &[
+        Field {
+            name: "path",
+            kind: Kind::Text(MAX_PATH),
+            need: Need::Always,
+            about: "Where the file is: an absolute path, or one within your workspace.",
+        },
+        Field {
+            name: "title",
+            kind: Kind::Text(MAX_TITLE),
+            need: Need::Never,
+            about: "What stands above the file; its name when left out.",
+        },
+        Field {
+            name: "comment",
+            kind: Kind::Text(MAX_TEXT),
+            need: Need::Never,
+            about: "A message to go with the file, in Markdown.",
+        },
+        Field {
+            name: "alt_text",
+            kind: Kind::Text(MAX_ALT),
+            need: Need::Never,
+            about: "What an image shows, for people who do not see it.",
+        },
+        Field {
+            name: "snippet_type",
+            kind: Kind::Text(MAX_WORD),
+            need: Need::Never,
+            about: "For a text file that is to be shown as a snippet: its language as Slack calls it, such as `python`.",
+        },
+        Field {
+            name: "kind",
+            kind: Kind::Word(&["progress", "final", "block"]),
+            need: Need::Never,
+            about: "What the post is; `progress` when left out.",
+        },
+        REASON,
+    ],
+    build: |given| {
+        Ok(ToolCommand::File(FileWish {
+            path: given.text("path").unwrap_or_default(),
+            title: given.text("title"),
+            comment: given.text("comment"),
+            alt_text: given.text("alt_text"),
+            snippet_type: given.text("snippet_type"),
+            kind: given.post_kind().unwrap_or(PostKind::Progress),
+            reason: given.text("reason"),
+        }))
+    },
+};
 
 /// The tools that an agent is offered.
 pub fn specs() -> Vec<ToolSpec> {

@@ -33,10 +33,17 @@ fn good_calls() {
         ("broker", broker("history", json!({"before": "1.2", "limit": 5})), history(Some("1.2"), Some(5))),
         ("broker", broker("history", json!({"before": "", "limit": "5"})), history(None, Some(5))),
         ("broker", broker("history", json!({"limit": 5.0})), history(None, Some(5))),
+        ("broker", broker("file", json!({"path": "a.csv"})), file("a.csv", PostKind::Progress)),
+        ("broker", broker("file", json!({"path": "/x", "kind": "final", "title": " "})), file("/x", PostKind::Final)),
     ];
     for (tool, arguments, expected) in cases {
         assert_eq!(parse(tool, &arguments).as_ref(), Ok(&expected), "{tool} {arguments}");
     }
+}
+
+fn file(path: &str, kind: PostKind) -> ToolCommand {
+    let (title, comment, alt_text, snippet_type, reason) = (None, None, None, None, None);
+    ToolCommand::File(FileWish { path: path.to_owned(), title, comment, alt_text, snippet_type, kind, reason })
 }
 
 #[test]
@@ -62,7 +69,9 @@ fn bad_calls() {
         ("post", json!({"text": "a", "channel": "C1"}), "unknown_argument", "no argument `channel`".into()),
         ("post", json!({"text": "a".repeat(MAX_TEXT + 1)}), "too_long", "100000 are the most".into()),
         ("broker", json!({}), "missing_argument", "needs the argument `action`".into()),
-        ("broker", json!({"action": "fly"}), "unknown_action", "`help`, `state`, `history`".into()),
+        ("broker", broker("file", json!({})), "missing_argument", "needs the argument `path`".into()),
+        ("broker", broker("file", json!({"path": "a", "kind": "block"})), "missing_argument", "needs `reason`".into()),
+        ("broker", json!({"action": "fly"}), "unknown_action", "`help`, `file`, `state`, `history`".into()),
         ("broker", json!({"action": "history", "limit": 5}), "unknown_argument", "`arguments`".into()),
         ("broker", broker("help", json!({"x": 1})), "unknown_argument", "it takes none".into()),
         ("broker", broker("help", json!(5)), "wrong_type", "a JSON object, and is 5".into()),

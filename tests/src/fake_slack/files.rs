@@ -9,9 +9,12 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::state::State;
-use super::web_api::{Answer, Args};
+use super::faults::Trouble;
+use super::state::{Call, State};
+use super::web_api::{self, Answer, Args};
 use super::{APP_TOKEN, BOT_TOKEN, FakeSlack, Shared, TEAM, events};
 use crate::wire::{Body, Dropped, full, pieces, response};
 
@@ -114,7 +117,6 @@ impl FakeSlack {
         fields.insert("files".to_owned(), json!([listed]));
         self.add(channel, root, fields, false)
     }
-
 }
 
 impl State {
@@ -126,6 +128,12 @@ impl State {
     /// The uploads so far.
     pub fn uploads(&self) -> &[Upload] {
         &self.uploads
+    }
+
+    /// The second step of an upload, as if it were a method.
+    fn count_upload(&mut self, outcome: &str) {
+        let (method, args, outcome) = ("upload".to_owned(), Map::new(), outcome.to_owned());
+        self.calls.push(Call { method, args, at: Instant::now(), outcome });
     }
 
     fn store_file(&mut self, user: &str, file: &SharedFile, address: &str) -> Value {
@@ -198,20 +206,25 @@ pub(super) fn complete(state: &mut State, args: &mut Args) -> Answer {
     let Some(files) = args.structure("files") else { return Err("invalid_arguments") };
     let (channel, thread) = (args.text("channel_id"), args.text("thread_ts"));
     let comment = args.text("initial_comment").unwrap_or_default();
-    let Some(channel) = channel.and_then(|id| state.channels.get(&id).cloned()) else { return Err("channel_not_found") };
+    let Some(channel) = channel.and_then(|id| state.channels.get(&id).cloned()) else {
+        return Err("channel_not_found");
+    };
     if channel.archived {
         return Err("is_archived");
     }
     let mut objects = Vec::new();
     for file in files.as_array().into_iter().flatten() {
         let id = file["id"].as_str().unwrap_or_default();
-        let Some(upload) = state.uploads.iter_mut().find(|upload| upload.id == id) else { return Err("file_not_found") };
+        let Some(upload) = state.uploads.iter_mut().find(|upload| upload.id == id) else {
+            return Err("file_not_found");
+        };
         if upload.received != Some(upload.announced) {
             return Err("file_not_found");
         }
         upload.completed += 1;
         let title = file["title"].as_str().unwrap_or(&upload.name);
-        objects.push(json!({ "id": id, "name": upload.name, "title": title, "mode": "hosted", "size": upload.announced }));
+        objects
+            .push(json!({ "id": id, "name": upload.name, "title": title, "mode": "hosted", "size": upload.announced }));
     }
     let mut fields = events::own_fields();
     fields.insert("text".to_owned(), json!(comment));
@@ -227,12 +240,26 @@ pub(super) fn complete(state: &mut State, args: &mut Args) -> Answer {
 }
 
 /// Serves what is no method: files, and the second step of an upload.
-pub(super) async fn serve(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    stop: &CancellationToken,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Dropped> {
     let path = request.uri().path().to_owned();
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let token = header("authorization");
     if let Some(id) = path.strip_prefix("/upload/v1/").map(str::to_owned) {
-        return take(shared, &id, token.is_some(), request).await;
+        let trouble = shared.state.change(|state| {
+            let at = state.faults.iter().position(|fault| fault.method == "upload")?;
+            Some(state.faults.remove(at).trouble)
+        });
+        let done = !matches!(trouble, Some(Trouble::Hang | Trouble::Status(_) | Trouble::Drop));
+        let answer = if done { take(shared, &id, token.is_some(), request).await } else { Err(Dropped) };
+        shared.state.change(|state| state.count_upload(&format!("{trouble:?}")));
+        return match &trouble {
+            Some(trouble) => web_api::fail(trouble, stop).await,
+            None => answer,
+        };
     }
     let id = path.split('/').nth(2).and_then(|name| name.rsplit('-').next()).unwrap_or_default().to_owned();
     let (stored, may_read) = shared.state.change(|state| {

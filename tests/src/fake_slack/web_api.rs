@@ -103,7 +103,7 @@ pub(super) async fn serve(
         return Ok(socket::accept(&shared, &stop, request));
     }
     if ["/files-pri/", "/elsewhere/", "/upload/"].iter().any(|place| path.starts_with(place)) {
-        return files::serve(&shared, request).await;
+        return files::serve(&shared, &stop, request).await;
     }
     let Some(method) = path.strip_prefix("/api/").map(str::to_owned) else {
         shared.state.change(|state| state.violation(format!("there is no such path: {path}")));
@@ -177,7 +177,7 @@ fn respond(shared: &Shared, answer: Answer) -> Response<Body> {
     answer
 }
 
-async fn fail(trouble: &Trouble, stop: &CancellationToken) -> Result<Response<Body>, Dropped> {
+pub(super) async fn fail(trouble: &Trouble, stop: &CancellationToken) -> Result<Response<Body>, Dropped> {
     let html = |status| response(status, "text/html", full("<html><body>Something went wrong</body></html>"));
     match trouble {
         Trouble::Hang | Trouble::DoneThenHang => {

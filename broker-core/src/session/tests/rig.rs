@@ -55,6 +55,7 @@ pub(super) fn around() -> Arc<Surroundings> {
         initial_history: 8,
         history_limit: 50,
         deliver_edits: true,
+        sends_files: false,
         shows_status: true,
     })
 }
@@ -236,6 +237,7 @@ impl Rig {
     pub(super) fn posted(&self) -> Vec<(PostKind, String)> {
         let text = |part: &PartRow| match &part.body {
             PartBody::Text { markup } => markup.clone(),
+            PartBody::File { file } => format!("(file {}) {}", file.name, file.comment),
         };
         self.parts.iter().filter(|part| part.state != PartState::Dropped).map(|part| (part.kind, text(part))).collect()
     }
