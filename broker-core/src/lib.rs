@@ -125,6 +125,7 @@ pub mod outbox;
 pub mod outgoing;
 pub mod picture;
 pub mod prompt;
+pub mod sabotage;
 pub mod session;
 pub mod status;
 pub mod store;

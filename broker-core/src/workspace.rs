@@ -11,6 +11,17 @@ use tokio::io::AsyncWriteExt;
 use crate::chat::{InstallationId, ThreadKey};
 use crate::prompt::Overflow;
 
+/// Where workspaces are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Workspaces {
+    /// Below the sessions root.
+    #[default]
+    OnDisk,
+    /// Nowhere: nothing is made or written. For a simulation, whose agents need none and whose order of events must not
+    /// depend on the threads that file systems are asked on.
+    Imagined,
+}
+
 /// The folder name of a thread's session. Different threads never share one: what is not a letter, a digit, `.`, `-` or
 /// `_` is written as `%XX`, and so is `-` within an id.
 pub fn folder(key: &ThreadKey, home: Option<&InstallationId>) -> String {

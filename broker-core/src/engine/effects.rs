@@ -21,6 +21,7 @@ use crate::prompt::{self, Coordinates, Overflow};
 use crate::session::{Effect, SessionInput, SessionMachine};
 use crate::store::ContextMessage;
 use crate::thread_tools::FileWish;
+use crate::workspace::Workspaces;
 use crate::{telemetry, thread_tools, workspace};
 
 /// How long the earlier messages are waited for.
@@ -298,7 +299,9 @@ async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> SessionInput {
     let runtime = &shared.parts.runtime;
     match job {
         Job::Open { spec, known } => {
-            if let Err(error) = workspace::prepare(&spec.workspace).await {
+            if shared.settings.workspaces == Workspaces::OnDisk
+                && let Err(error) = workspace::prepare(&spec.workspace).await
+            {
                 let reason =
                     format!("the workspace cannot be made: {error}; check the disk and who owns SESSIONS_ROOT");
                 return SessionInput::Opened(Err(OpenError::Unavailable { reason }));
@@ -312,7 +315,8 @@ async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> SessionInput {
         }
         Job::Submit { thread, input, overflow, workspace, .. } => {
             let row = input.id.clone();
-            if let Some(overflow) = overflow
+            if shared.settings.workspaces == Workspaces::OnDisk
+                && let Some(overflow) = overflow
                 && let Err(error) = workspace::write_overflow(&workspace, &overflow).await
             {
                 let reason = format!("the long message could not be written into the workspace: {error}");

@@ -152,6 +152,7 @@ impl Session {
         let record = self.machine.as_ref().map(SessionMachine::record);
         let Some(thread) = record.and_then(|record| record.agent_thread.clone()) else { return };
         let released = tokio::select! {
+            biased;
             () = self.shared.ending.cancelled() => return,
             released = self.shared.parts.runtime.release(&thread) => released,
         };
@@ -460,6 +461,10 @@ impl Session {
         if !commit.is_empty() {
             self.commit(commit).await?;
             self.quiet_since = self.shared.parts.clock.now();
+            #[cfg(feature = "testing")]
+            if let Some(machine) = &self.machine {
+                crate::testing::observed(&self.key, machine);
+            }
         }
         for (_, end) in ended {
             metrics::counter!(telemetry::TURNS, "outcome" => end.as_str()).increment(1);
@@ -498,6 +503,7 @@ impl Session {
         let until = self.shared.parts.clock.now().plus(*wait);
         *wait = (*wait * 2).min(Duration::from_secs(5));
         tokio::select! {
+            biased;
             () = self.shared.ending.cancelled() => Err(End::Broker),
             () = self.shared.parts.clock.sleep_until(until) => Ok(()),
         }

@@ -54,6 +54,7 @@ use crate::history::HistoryProvider;
 use crate::ids::IdSource;
 use crate::session::Surroundings;
 use crate::store::{OwnerId, StateStore, StoreError};
+use crate::workspace::Workspaces;
 
 use people::People;
 use registry::{Letter, Registry};
@@ -121,6 +122,8 @@ pub struct Settings {
     pub recovery_every: Duration,
     /// Journal rows that were settled longer ago than this are deleted.
     pub journal_kept: Duration,
+    /// Where workspaces are made.
+    pub workspaces: Workspaces,
 }
 
 impl Settings {
@@ -143,6 +146,7 @@ impl Settings {
             missed_lookback: Duration::from_secs(24 * 60 * 60),
             recovery_every: Duration::from_secs(15 * 60),
             journal_kept: Duration::from_secs(7 * 24 * 60 * 60),
+            workspaces: Workspaces::default(),
         }
     }
 }

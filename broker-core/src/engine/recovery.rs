@@ -68,6 +68,7 @@ pub(super) fn start(shared: &Arc<Shared>, rows: mpsc::Sender<JournalRow>) {
     let closing = shared.closing.clone();
     shared.tasks.spawn(async move {
         tokio::select! {
+            biased;
             () = closing.cancelled() => {}
             () = search.run() => {}
         }
@@ -156,6 +157,7 @@ impl Search {
             }
             let next = self.shared.parts.clock.now().plus(self.shared.settings.recovery_every);
             tokio::select! {
+                biased;
                 () = self.shared.parts.clock.sleep_until(next) => {}
                 changed = link.wait_for(|health| health.gaps != gaps) => if changed.is_err() {
                     return;
@@ -370,6 +372,7 @@ impl Search {
 
     async fn rest(&self, until: Timestamp) -> Result<(), PassError> {
         tokio::select! {
+            biased;
             () = self.shared.closing.cancelled() => Err(PassError::Ending),
             () = self.shared.parts.clock.sleep_until(until) => Ok(()),
         }

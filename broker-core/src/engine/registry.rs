@@ -1,6 +1,6 @@
 //! Which sessions are live, and how something reaches one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -48,10 +48,11 @@ pub(super) enum Load {
 
 #[derive(Debug, Default)]
 struct Inner {
-    live: HashMap<ThreadKey, Entry>,
+    /// In an order of its own, so that a run can be repeated.
+    live: BTreeMap<ThreadKey, Entry>,
     threads: HashMap<AgentThreadId, ThreadKey>,
     /// Journal rows that a session has and has not settled yet.
-    in_flight: std::collections::HashSet<JournalId>,
+    in_flight: HashSet<JournalId>,
     next: u64,
 }
 

@@ -121,6 +121,7 @@ async fn run(shared: Arc<Shared>, thread: ThreadKey, notify: Arc<Notify>) {
 
 async fn pause(shared: &Shared, notify: &Notify, until: Timestamp, may_be_woken: bool) {
     tokio::select! {
+        biased;
         () = shared.ending.cancelled() => {}
         () = shared.parts.clock.sleep_until(until) => {}
         () = notify.notified(), if may_be_woken => {}

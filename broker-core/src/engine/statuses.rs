@@ -1,7 +1,7 @@
 //! Keeps what stands beside a thread true: one task per thread for which something is to be shown or taken away, which makes
 //! its calls one after another. What is to be done next is decided in [`crate::status`].
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,8 +45,8 @@ struct Orders {
 
 #[derive(Debug, Default)]
 struct Lanes {
-    /// Bounded by the live sessions.
-    open: HashMap<ThreadKey, Orders>,
+    /// Bounded by the live sessions. In an order of its own, so that a run can be repeated.
+    open: BTreeMap<ThreadKey, Orders>,
     /// The broker ends: nothing new is shown.
     closing: bool,
 }
@@ -200,6 +200,7 @@ async fn run(shared: Arc<Shared>, thread: ThreadKey, notify: Arc<Notify>) {
             }
         };
         tokio::select! {
+            biased;
             () = shared.ending.cancelled() => {}
             () = notify.notified() => {}
             () = clock.sleep_until(until.unwrap_or_default()), if until.is_some() => {}

@@ -1,0 +1,261 @@
+//! What must be true after every run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use broker_core::agent::InputId;
+use broker_core::chat::{Author, ConversationKind, OpKey, ThreadKey};
+use broker_core::outbox::MAYBE_DUPLICATE;
+use broker_core::store::{InboxKind, InboxState, OwnerId, PartState, PostKind, SessionRecord, StateStore};
+use broker_store::SqliteStore;
+
+use crate::slack::Written;
+use crate::world::{State, World};
+
+/// A failure that was told this long before is not told again, in milliseconds.
+const TOLD: u64 = 5 * 60 * 1000 + 5_000;
+
+/// What is wrong with a run that has come to rest.
+pub async fn judge(world: &World, store: &SqliteStore) -> Vec<String> {
+    let mut wrong = std::mem::take(&mut world.lock().facts.wrong);
+    let accepted = world.lock().facts.accepted.clone();
+    for key in accepted {
+        let envelope = world.lock().envelope(&key);
+        let Some(envelope) = envelope else { continue };
+        match store.accept(vec![envelope]).await {
+            Ok(rows) if rows.iter().any(|row| row.fresh) => {
+                wrong.push(format!("{key} was acknowledged and is not in the journal"));
+            }
+            Ok(_) => {}
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    let threads: BTreeSet<ThreadKey> =
+        world.lock().slack.messages.iter().map(|written| written.message.thread()).collect();
+    let mut sessions = BTreeMap::new();
+    for key in threads {
+        match store.session(&key).await {
+            Ok(Some(record)) => {
+                if let Ok((_, rows)) = store.claim(&key, &OwnerId::new("the judge")).await {
+                    world.lock().facts.loaded(&key, &rows);
+                }
+                sessions.insert(key, record);
+            }
+            Ok(None) => {}
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    wrong.append(&mut world.lock().facts.wrong);
+    let state = world.lock();
+    let judge = Judge { state: &state, sessions: &sessions };
+    for written in state.slack.messages.iter().filter(|written| written.number.is_some()) {
+        judge.message(written, &mut wrong);
+    }
+    judge.order(&mut wrong);
+    judge.parts(&mut wrong);
+    judge.answers(&mut wrong);
+    judge.stops(&mut wrong);
+    for (thread, status) in &state.slack.standing {
+        wrong.push(format!("`{status}` is left standing beside {thread}"));
+    }
+    wrong
+}
+
+struct Judge<'a> {
+    state: &'a State,
+    sessions: &'a BTreeMap<ThreadKey, SessionRecord>,
+}
+
+fn is_member(written: &Written) -> bool {
+    matches!(&written.message.author, Author::Person { id, .. } if id.as_str().starts_with('U'))
+}
+
+fn is_stop(written: &Written) -> bool {
+    written.message.control_text.starts_with("-stop")
+}
+
+fn opens(written: &Written) -> bool {
+    let direct = written.message.conversation_kind == ConversationKind::Direct;
+    is_member(written) && !is_stop(written) && (direct || written.message.mentions_self)
+}
+
+impl Judge<'_> {
+    /// How often a message stands in the agent's history.
+    fn given(&self, written: &Written) -> usize {
+        let is_it = |id: &InputId| {
+            self.state.facts.rows.get(id).is_some_and(|row| {
+                row.kind == InboxKind::Message && row.message.as_ref().is_some_and(|known| known.id == written.message.id)
+            })
+        };
+        let items = self.state.codex.threads.values().flat_map(|thread| &thread.history);
+        items.filter(|recorded| is_it(&recorded.input.id)).count()
+    }
+
+    /// Each message for the broker stands in the agent's history exactly once, or the thread was told.
+    fn message(&self, written: &Written, wrong: &mut Vec<String>) {
+        let (Some(number), message) = (written.number, &written.message) else { return };
+        let thread = message.thread();
+        let given = self.given(written);
+        if given > 1 {
+            wrong.push(format!("m{number} was given to the agent {given} times"));
+        }
+        if given == 1 || written.deleted.is_some() {
+            return;
+        }
+        if !is_member(written) || is_stop(written) {
+            return;
+        }
+        let first = self.state.slack.messages.iter().filter(|first| opens(first) && first.message.thread() == thread);
+        let first = first.min_by_key(|first| first.message.at);
+        let Some(first) = first.filter(|first| first.message.at <= message.at) else { return };
+        let stopped = self.state.facts.stops.iter().any(|stop| stop.session == thread && stop.before > message.at);
+        if stopped {
+            return;
+        }
+        let Some(session) = self.sessions.get(&thread) else {
+            if first.deleted.is_none() {
+                wrong.push(format!("m{number} is for the broker and there is no session in {thread}"));
+            }
+            return;
+        };
+        // What was written before the message that began the session went along as its history.
+        if message.at < session.watermark {
+            return;
+        }
+        let parked = self.state.facts.rows.values().any(|row| {
+            row.state == InboxState::Parked && row.message.as_ref().is_some_and(|known| known.id == message.id)
+        });
+        let told = |text: &str| self.state.slack.own(&thread).any(|post| post.message.text.contains(text));
+        if parked && told("put aside") {
+            return;
+        }
+        wrong.push(format!("m{number} was never given to the agent, and nobody was told"));
+    }
+
+    /// Messages stand in the order of their time, or are marked as late.
+    fn order(&self, wrong: &mut Vec<String>) {
+        for (id, thread) in &self.state.codex.threads {
+            let mut newest = None;
+            for recorded in &thread.history {
+                let Some(row) = self.state.facts.rows.get(&recorded.input.id) else {
+                    wrong.push(format!("{} stands in {id} and is no row", recorded.input.id));
+                    continue;
+                };
+                if row.kind != InboxKind::Message {
+                    continue;
+                }
+                if newest.is_some_and(|newest| newest > row.at) && !row.late {
+                    wrong.push(format!("{} stands in {id} after a newer one and is not marked late", row.id));
+                }
+                newest = newest.max(Some(row.at));
+                if row.session != thread.session {
+                    wrong.push(format!("{} was given to the agent of {}", row.id, thread.session));
+                }
+            }
+        }
+    }
+
+    /// No part twice without the mark, in order, and none lost without a word.
+    fn parts(&self, wrong: &mut Vec<String>) {
+        let mut standing: BTreeMap<&OpKey, Vec<&Written>> = BTreeMap::new();
+        let mut places: BTreeMap<ThreadKey, u64> = BTreeMap::new();
+        for written in &self.state.slack.messages {
+            let Some(key) = &written.key else { continue };
+            let posts = standing.entry(key).or_default();
+            posts.push(written);
+            if posts.len() > 1 && !written.message.text.starts_with(MAYBE_DUPLICATE) {
+                wrong.push(format!("{key} stands in the thread {} times", posts.len()));
+            }
+            if posts.len() > 1 {
+                continue;
+            }
+            let Some(planned) = self.state.facts.parts.get(key) else { continue };
+            let place = places.entry(planned.part.thread.clone()).or_default();
+            if planned.part.place < *place {
+                wrong.push(format!("{key} stands after a later part"));
+            }
+            *place = planned.part.place.max(*place);
+        }
+        for (key, planned) in &self.state.facts.parts {
+            let part = &planned.part;
+            let stands = standing.contains_key(key);
+            let later = |kind: PostKind| {
+                self.state.facts.parts.values().any(|other| {
+                    other.part.thread == part.thread && other.part.kind == kind && other.when >= planned.when
+                })
+            };
+            match part.state {
+                PartState::Sent if !stands => wrong.push(format!("{key} counts as sent and stands nowhere")),
+                PartState::Sent => {}
+                PartState::Refused if part.kind == PostKind::Notice || later(PostKind::Notice) => {}
+                PartState::Refused => wrong.push(format!("{key} was refused and nobody was told")),
+                PartState::Dropped => {
+                    let refused = |other: &&crate::facts::Planned| {
+                        other.part.post == part.post && other.part.state == PartState::Refused
+                    };
+                    let stopped = self
+                        .state
+                        .facts
+                        .stops
+                        .iter()
+                        .any(|stop| stop.session == part.thread && stop.when >= planned.when);
+                    if !stopped && !self.state.facts.parts.values().any(|other| refused(&other)) {
+                        wrong.push(format!("{key} was dropped for no reason"));
+                    }
+                }
+                state => wrong.push(format!("{key} is still {}", state.as_str())),
+            }
+        }
+        // The same words of the agent under two keys are a post twice as well.
+        let mut words: BTreeMap<String, &OpKey> = BTreeMap::new();
+        for (key, posts) in &standing {
+            for post in posts {
+                let Some(word) = word_of(&post.message.text) else { continue };
+                if words.insert(word.clone(), key).is_some_and(|known| known != *key) {
+                    wrong.push(format!("`{word}` of the agent stands under two keys"));
+                }
+            }
+        }
+    }
+
+    /// Whoever wrote to the agent hears something.
+    fn answers(&self, wrong: &mut Vec<String>) {
+        for thread in self.state.codex.threads.values() {
+            let refuses = self.state.facts.refused.iter().any(|key| {
+                self.state.facts.parts.get(key).is_some_and(|planned| planned.part.thread == thread.session)
+            });
+            for recorded in &thread.history {
+                let Some(row) = self.state.facts.rows.get(&recorded.input.id) else { continue };
+                if row.kind != InboxKind::Message || refuses {
+                    continue;
+                }
+                let stopped = self.state.facts.stops.iter().any(|stop| stop.session == row.session && stop.before > row.at);
+                let heard = self.state.slack.own(&thread.session).any(|post| {
+                    let notice = post.key.as_ref().and_then(|key| self.state.facts.parts.get(key));
+                    let notice = notice.is_some_and(|planned| planned.part.kind == PostKind::Notice);
+                    post.at >= recorded.at || (notice && post.at + TOLD >= recorded.at)
+                });
+                if !stopped && !heard {
+                    wrong.push(format!("{} was given and nobody heard a word after that", row.id));
+                }
+            }
+        }
+    }
+
+    /// What was said before a `-stop` is not given after it.
+    fn stops(&self, wrong: &mut Vec<String>) {
+        for (when, id) in &self.state.facts.submitted {
+            let Some(row) = self.state.facts.rows.get(id).filter(|row| row.kind == InboxKind::Message) else { continue };
+            let stops = self.state.facts.stops.iter().filter(|stop| stop.session == row.session);
+            for stop in stops.filter(|stop| stop.before > row.at && stop.when < *when) {
+                wrong.push(format!("{id} was given {} ms after the `-stop` that took it back", when - stop.when));
+            }
+        }
+    }
+}
+
+/// The word by which a text of the agent's is known.
+fn word_of(text: &str) -> Option<String> {
+    let start = text.find("[f").or_else(|| text.find("[p"))?;
+    let end = text[start..].find(']')?;
+    Some(text[start..=start + end].to_owned())
+}

@@ -1,0 +1,467 @@
+//! What happens in a run: drawn from a seed, and small enough to be read.
+
+use std::fmt;
+
+/// A kind of call that the broker makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    /// An envelope is journalled.
+    Accept,
+    /// Any other change of the store.
+    Write,
+    /// A question to the store.
+    Read,
+    /// A message is posted.
+    Post,
+    /// A status or a reaction, or a line for one person.
+    Status,
+    /// A post is looked up.
+    Find,
+    /// A page of a thread is read.
+    Page,
+    /// A conversation's roots, or the conversations.
+    Heads,
+    /// A person is looked up.
+    Person,
+    /// The agent's thread is opened.
+    Open,
+    /// An input is given to the agent.
+    Submit,
+    /// The agent's history is read.
+    Fate,
+    /// A turn is interrupted.
+    Interrupt,
+    /// A tool call is answered.
+    Answer,
+    /// The agent's thread is closed.
+    Release,
+}
+
+impl Call {
+    /// Its name in the trace.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Write => "write",
+            Self::Read => "read",
+            Self::Post => "post",
+            Self::Status => "status",
+            Self::Find => "find",
+            Self::Page => "page",
+            Self::Heads => "heads",
+            Self::Person => "person",
+            Self::Open => "open",
+            Self::Submit => "submit",
+            Self::Fate => "fate",
+            Self::Interrupt => "interrupt",
+            Self::Answer => "answer",
+            Self::Release => "release",
+        }
+    }
+
+    /// Whether it goes to the store.
+    pub fn is_of_store(self) -> bool {
+        matches!(self, Self::Accept | Self::Write | Self::Read)
+    }
+}
+
+/// How a call goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It takes so many milliseconds longer.
+    Slow(u64),
+    /// It fails and surely had no effect (a 429 with this many milliseconds to wait, a full disk, no process).
+    Fails(u64),
+    /// It has no effect, and the answer does not tell (a 5xx).
+    Vanishes,
+    /// It has its effect, and the answer is lost.
+    AnswerLost,
+    /// Its time limit passes, and it has its effect so many milliseconds after that.
+    Late(u64),
+    /// It is refused for good.
+    Refused,
+}
+
+/// How the event of a message comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Once, after so many milliseconds.
+    Once(u64),
+    /// As two events, of which the second comes so much later.
+    Twice(u64, u64),
+    /// Once, and again under the same key after so many milliseconds.
+    Again(u64, u64),
+    /// Never: only the history holds it.
+    Never,
+}
+
+/// Why a connection of the platform ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// `warning` or `refresh_requested`: the next connection stands before this one ends.
+    Refresh,
+    /// The connection breaks.
+    Broken,
+    /// `too_many_websockets`: a new one after a pause.
+    TooMany,
+    /// `link_disabled`: none for a long while.
+    Disabled,
+    /// Nothing comes any more, and nothing says so.
+    HalfOpen,
+}
+
+/// A step of a scenario.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// Somebody writes.
+    Write {
+        /// The message's number: its text names it.
+        message: u32,
+        /// The conversation.
+        conversation: &'static str,
+        /// The message that it replies to; absent for one at the top level.
+        thread: Option<u32>,
+        /// Who writes.
+        author: &'static str,
+        /// Whether it mentions the broker.
+        mentions: bool,
+        /// Whether it says `-stop`.
+        stop: bool,
+        /// How its event comes.
+        delivery: Delivery,
+    },
+    /// A message is changed by its author.
+    Edit {
+        /// The message.
+        message: u32,
+        /// How the event comes.
+        delivery: Delivery,
+    },
+    /// A message is deleted.
+    Delete {
+        /// The message.
+        message: u32,
+        /// How the event comes.
+        delivery: Delivery,
+    },
+    /// A connection of the platform ends.
+    Disconnect {
+        /// Which.
+        socket: usize,
+        /// Why.
+        reason: Reason,
+        /// How long until the next one stands, in milliseconds.
+        gap: u64,
+    },
+    /// For a while all calls of a kind go wrong.
+    Outage {
+        /// The kind.
+        call: Call,
+        /// How.
+        fault: Fault,
+        /// How long, in milliseconds.
+        millis: u64,
+    },
+    /// The agent's process dies.
+    KillCodex,
+    /// The agent's process does nothing for so long, or until it is replaced.
+    HangCodex {
+        /// How long, in milliseconds.
+        millis: u64,
+    },
+    /// What the agent remembers of its threads is gone, once its process is.
+    LoseThreads,
+    /// The broker is ended in order, and another begins.
+    Drain {
+        /// After so many milliseconds.
+        away: u64,
+    },
+}
+
+/// How the broker ends without order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// At once. In the middle of writing a change, that change is on the disk to so many thousandths.
+    Killed {
+        /// The thousandths; absent to die between two calls only.
+        torn: Option<u32>,
+    },
+}
+
+/// A moment at which the broker is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crash {
+    /// Before or after which of its calls.
+    pub point: u32,
+    /// How long until the next broker begins, in milliseconds.
+    pub away: u64,
+    /// How.
+    pub manner: Manner,
+}
+
+/// What the agent does in a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// It answers with its last text, after so many milliseconds.
+    Answers(u64),
+    /// It posts its answer with the tool.
+    PostsFinal(u64),
+    /// It posts something on the way, works, and answers.
+    Reports(u64),
+    /// It posts with the tool and answers with a text of several messages.
+    Long(u64),
+    /// It says nothing.
+    Silent,
+    /// It fails.
+    Fails,
+    /// It gives no sign of life any more.
+    Hangs,
+}
+
+/// One thing that a scenario is made of: what is left out of it leaves all others as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// Something happens at a time.
+    Step {
+        /// Milliseconds from the beginning.
+        at: u64,
+        /// What.
+        what: What,
+    },
+    /// A call goes wrong.
+    Fault {
+        /// Which kind of call.
+        call: Call,
+        /// Which one of its kind, from 1.
+        count: u32,
+        /// How.
+        fault: Fault,
+    },
+    /// The broker is killed.
+    Crash(Crash),
+    /// What the agent does in a turn, by its number from 1.
+    Script {
+        /// The turn.
+        turn: u32,
+        /// What it does.
+        script: Script,
+    },
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step { at, what } => write!(f, "at {:>3}.{:03} s: {}", at / 1000, at % 1000, story(what)),
+            Self::Fault { call, count, fault } => write!(f, "{} call {count}: {fault:?}", call.name()),
+            Self::Crash(Crash { point, away, .. }) => {
+                write!(f, "the broker is killed at the {point}th place and is away for {away} ms")
+            }
+            Self::Script { turn, script } => write!(f, "in turn {turn} the agent: {script:?}"),
+        }
+    }
+}
+
+fn story(what: &What) -> String {
+    match what {
+        What::Write { message, conversation, thread, author, mentions, stop, delivery } => {
+            let place = thread.map_or_else(|| conversation.to_string(), |root| format!("the thread of m{root}"));
+            let what = match (stop, mentions) {
+                (true, _) => "`-stop`".to_owned(),
+                (false, true) => format!("m{message}, which mentions the broker,"),
+                (false, false) => format!("m{message}"),
+            };
+            format!("{author} writes {what} in {place}; its event: {delivery:?}")
+        }
+        What::Edit { message, delivery } => format!("m{message} is changed; its event: {delivery:?}"),
+        What::Delete { message, delivery } => format!("m{message} is deleted; its event: {delivery:?}"),
+        What::Disconnect { socket, reason, gap } => format!("connection {socket} ends ({reason:?}) for {gap} ms"),
+        What::Outage { call, fault, millis } => format!("for {millis} ms each {} call: {fault:?}", call.name()),
+        What::KillCodex => "the agent's process is killed".to_owned(),
+        What::HangCodex { millis } => format!("the agent's process hangs for {millis} ms"),
+        What::LoseThreads => "what the agent remembers is lost".to_owned(),
+        What::Drain { away } => format!("the broker is ended in order and is away for {away} ms"),
+    }
+}
+
+/// A run, before it is run.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Where it comes from; the lengths of calls and the order of tasks come from it too.
+    pub seed: u64,
+    /// So many connections to the platform.
+    pub sockets: usize,
+    /// Whether the store is on a disk.
+    pub disk: bool,
+    /// So many turns run at once.
+    pub turns: usize,
+    /// How often what was missed is searched for, in milliseconds.
+    pub search_every: u64,
+    /// What happens.
+    pub items: Vec<Item>,
+}
+
+/// Numbers from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below.max(1)
+    }
+
+    fn in_hundred(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap_or(0)]
+    }
+
+    fn span(&mut self) -> u64 {
+        let most = self.pick(&[20, 400, 3_000, 12_000]);
+        self.below(most)
+    }
+}
+
+const CONVERSATIONS: [&str; 3] = ["C1", "C2", "D1"];
+const PEOPLE: [&str; 3] = ["U1", "U2", "U3"];
+
+impl Scenario {
+    /// The scenario of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x5851_f42d_4c95_7f2d);
+        // Half of the runs have few faults, so that each is seen alone.
+        let rough = dice.pick(&[1, 3, 8]);
+        let mut items = Vec::new();
+        let last = conversations(&mut dice, rough, &mut items);
+        around(&mut dice, rough, last, &mut items);
+        faults(&mut dice, rough, &mut items);
+        Self {
+            seed,
+            sockets: dice.pick(&[1, 1, 2, 3]),
+            disk: dice.in_hundred(8),
+            turns: dice.pick(&[1, 2, 32, 32]),
+            search_every: dice.pick(&[20_000, 60_000, 120_000]),
+            items,
+        }
+    }
+}
+
+fn delivery(dice: &mut Dice, rough: u64) -> Delivery {
+    let first = dice.pick(&[5, 30, 30, 120]);
+    let first = 1 + dice.below(first);
+    if !dice.in_hundred(rough * 5) {
+        return Delivery::Once(first);
+    }
+    match dice.below(5) {
+        0 => Delivery::Never,
+        1 => Delivery::Twice(first, dice.below(900)),
+        2 => Delivery::Again(first, dice.span()),
+        _ => Delivery::Once(first + dice.span()),
+    }
+}
+
+/// What people write; gives the time of the last.
+fn conversations(dice: &mut Dice, rough: u64, items: &mut Vec<Item>) -> u64 {
+    let mut at = 200;
+    let mut message = 0;
+    let mut roots: Vec<(u32, &'static str)> = Vec::new();
+    for _ in 0..2 + dice.below(9) {
+        at += dice.span();
+        message += 1;
+        let new = roots.is_empty() || dice.in_hundred(20);
+        let (conversation, thread) = if new {
+            let conversation = dice.pick(&CONVERSATIONS);
+            roots.push((message, conversation));
+            (conversation, None)
+        } else {
+            let index = usize::try_from(dice.below(roots.len() as u64)).unwrap_or(0);
+            (roots[index].1, Some(roots[index].0))
+        };
+        let author = if dice.in_hundred(4) { dice.pick(&["B1", "G1"]) } else { dice.pick(&PEOPLE) };
+        let stop = !new && dice.in_hundred(10);
+        let mentions = !stop && dice.in_hundred(if new { 85 } else { 25 });
+        let delivery = delivery(dice, rough);
+        items.push(Item::Step { at, what: What::Write { message, conversation, thread, author, mentions, stop, delivery } });
+        if !stop && dice.in_hundred(5) {
+            let delivery = self::delivery(dice, rough);
+            let what = if dice.in_hundred(50) { What::Edit { message, delivery } } else { What::Delete { message, delivery } };
+            items.push(Item::Step { at: at + 1 + dice.span(), what });
+        }
+    }
+    at
+}
+
+/// What happens around them.
+fn around(dice: &mut Dice, rough: u64, last: u64, items: &mut Vec<Item>) {
+    for _ in 0..dice.below(rough) {
+        let what = match dice.below(6) {
+            0 | 1 => {
+                let reason = dice.pick(&[Reason::Refresh, Reason::Broken, Reason::TooMany, Reason::Disabled, Reason::HalfOpen]);
+                let most = dice.pick(&[1_000, 8_000, 40_000]);
+                let gap = 100 + dice.below(most);
+                What::Disconnect { socket: usize::try_from(dice.below(3)).unwrap_or(0), reason, gap }
+            }
+            2 => {
+                let call = dice.pick(&[Call::Post, Call::Find, Call::Page, Call::Heads, Call::Person, Call::Accept, Call::Write]);
+                let fault = if call.is_of_store() { Fault::Fails(0) } else { dice.pick(&[Fault::Fails(3_000), Fault::Vanishes]) };
+                let most = if call.is_of_store() { 4_000 } else { 40_000 };
+                What::Outage { call, fault, millis: dice.below(most) }
+            }
+            3 | 4 => What::KillCodex,
+            _ if dice.in_hundred(25) => What::Drain { away: dice.below(20_000) },
+            _ => What::HangCodex { millis: dice.pick(&[2_000, 20_000, 60_000]) },
+        };
+        items.push(Item::Step { at: dice.below(last + 5_000), what });
+    }
+    if dice.in_hundred(2) {
+        items.push(Item::Step { at: dice.below(last + 5_000), what: What::LoseThreads });
+    }
+    for _ in 0..dice.below(2 + rough / 2) {
+        let most = dice.pick(&[100, 400, 1200]);
+        let point = 1 + u32::try_from(dice.below(most)).unwrap_or(0);
+        let torn = dice.in_hundred(40).then(|| u32::try_from(dice.below(1000)).unwrap_or(0));
+        let away = dice.pick(&[50, 2_000, 30_000]);
+        items.push(Item::Crash(Crash { point, away: 10 + dice.below(away), manner: Manner::Killed { torn } }));
+    }
+}
+
+/// How calls go wrong, and what the agent does.
+fn faults(dice: &mut Dice, rough: u64, items: &mut Vec<Item>) {
+    const CALLS: [Call; 14] = [
+        Call::Post, Call::Post, Call::Post, Call::Submit, Call::Submit, Call::Find, Call::Page, Call::Heads, Call::Person,
+        Call::Open, Call::Fate, Call::Interrupt, Call::Status, Call::Write,
+    ];
+    for _ in 0..dice.below(1 + rough) {
+        let call = dice.pick(&CALLS);
+        let fault = match dice.below(6) {
+            0 => Fault::Slow(dice.span()),
+            1 => Fault::Fails(dice.span()),
+            2 if call == Call::Post || call == Call::Status => Fault::Late(dice.below(12_000)),
+            3 if call == Call::Post => Fault::Refused,
+            4 => Fault::Vanishes,
+            _ => Fault::AnswerLost,
+        };
+        let count = 1 + u32::try_from(dice.below(8)).unwrap_or(0);
+        items.push(Item::Fault { call, count, fault });
+    }
+    for turn in 1..=12 {
+        if dice.in_hundred(60) {
+            continue;
+        }
+        let millis = 20 + dice.span();
+        let script = match dice.below(16) {
+            0..=4 => Script::Answers(millis),
+            5..=7 => Script::PostsFinal(millis),
+            8..=10 => Script::Reports(millis),
+            11 | 12 => Script::Long(millis),
+            13 => Script::Silent,
+            14 => Script::Fails,
+            _ => Script::Hangs,
+        };
+        items.push(Item::Script { turn, script });
+    }
+}

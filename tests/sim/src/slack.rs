@@ -1,0 +1,758 @@
+//! A platform: what was written, the connections, the events on their way, and what calls do.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use broker_core::chat::{
+    AgentText, Author, ChatCapabilities, ChatMessage, ChatOp, ChatTime, ChatTransport, ConversationId, ConversationKey,
+    ConversationKind, DeliverError, FetchError, Fetched, FileRef, FileSink, Found, InstallationId, Intake, LinkError,
+    LinkHealth, LookupError, MessageId, OpKey, Parsed, PartBody, Person, PersonId, RawEnvelope, Receipt, Standing,
+    ThreadKey,
+};
+use broker_core::clock::Timestamp;
+use broker_core::health::PartHealth;
+use broker_core::history::{Cursor, Head, HeadsPage, HistoryError, HistoryProvider, Page, Urgency};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::scenario::{Call, Delivery, Fault, Reason, What};
+use crate::world::{BEGINNING, Event, State, World};
+
+/// The time limit of a call, in milliseconds.
+const LIMIT: u64 = 10_000;
+/// An event that was not acknowledged within this time is delivered again.
+const ACK_LIMIT: u64 = 3_000;
+/// After which pauses: at once, a minute, five minutes.
+const RETRIES: [u64; 3] = [1, 60_000, 300_000];
+/// A connection on which nothing comes is given up after this time.
+const SILENCE: u64 = 25_000;
+/// Messages on one page, so that there are several.
+const PAGE: usize = 4;
+/// The longest part, in characters: short, so that posts have several.
+const PART_CHARS: usize = 120;
+
+const MESSAGE: &str = "message";
+const EDIT: &str = "edit";
+const DELETION: &str = "deletion";
+
+/// A message as it stands.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Its number in the scenario; absent for the broker's own.
+    pub number: Option<u32>,
+    /// What the platform knows of it.
+    pub message: ChatMessage,
+    /// The key of the broker's own.
+    pub key: Option<OpKey>,
+    /// Whether it was deleted, and when.
+    pub deleted: Option<u64>,
+    /// When it appeared, in milliseconds.
+    pub at: u64,
+    /// Whether it was changed.
+    pub edited: bool,
+}
+
+/// Something that happens on the platform by itself.
+#[derive(Debug, Clone)]
+pub enum SlackEvent {
+    /// An event goes out, for the n-th time.
+    Deliver(usize, usize),
+    /// Whether it was acknowledged.
+    Acked(usize, usize),
+    /// A call has its effect.
+    Land(u32, OpKey, ChatOp),
+    /// A connection stands again.
+    Up(usize),
+    /// A connection is found dead.
+    Dead(usize, u64),
+}
+
+#[derive(Debug)]
+struct Envelope {
+    key: String,
+    kind: &'static str,
+    raw: Vec<u8>,
+    acked: bool,
+    name: String,
+}
+
+#[derive(Debug, Clone)]
+struct Socket {
+    open: bool,
+    /// Whether what is sent on it arrives.
+    hears: bool,
+    /// Raised with each new connection: an acknowledgement goes to the connection that brought the event.
+    number: u64,
+    gap: u64,
+}
+
+/// The platform.
+#[derive(Debug)]
+pub struct Slack {
+    /// Every message, in the order of its appearance.
+    pub messages: Vec<Written>,
+    /// What stands beside threads.
+    pub standing: BTreeMap<ThreadKey, String>,
+    envelopes: Vec<Envelope>,
+    sockets: Vec<Socket>,
+    frames: VecDeque<(usize, u64, usize, usize)>,
+    landed: BTreeMap<u32, MessageId>,
+    micros: u64,
+    linked: bool,
+    health: Option<watch::Sender<LinkHealth>>,
+    came: Arc<Notify>,
+}
+
+impl Slack {
+    /// An empty platform, with so many connections per broker.
+    pub fn new(sockets: usize) -> Self {
+        let socket = Socket { open: false, hears: true, number: 0, gap: 0 };
+        Self {
+            messages: Vec::new(),
+            standing: BTreeMap::new(),
+            envelopes: Vec::new(),
+            sockets: vec![socket; sockets.max(1)],
+            frames: VecDeque::new(),
+            landed: BTreeMap::new(),
+            micros: 0,
+            linked: false,
+            health: None,
+            came: Arc::default(),
+        }
+    }
+
+    fn open_sockets(&self) -> Vec<usize> {
+        (0..self.sockets.len()).filter(|index| self.sockets[*index].open).collect()
+    }
+
+    /// The message with this number.
+    pub fn numbered(&self, number: u32) -> Option<&Written> {
+        self.messages.iter().find(|written| written.number == Some(number))
+    }
+
+    /// What the broker posted into a thread.
+    pub fn own<'a>(&'a self, thread: &'a ThreadKey) -> impl Iterator<Item = &'a Written> {
+        self.messages.iter().filter(move |written| written.key.is_some() && written.message.thread() == *thread)
+    }
+}
+
+/// The text of a message.
+fn text_of(message: &ChatMessage) -> &str {
+    &message.text
+}
+
+impl State {
+    fn chat_time(&mut self) -> u64 {
+        self.slack.micros = (self.slack.micros + 1).max((BEGINNING + self.now()) * 1000);
+        self.slack.micros
+    }
+
+    pub(crate) fn slack_step(&mut self, what: What) {
+        match what {
+            What::Write { message, conversation, thread, author, mentions, stop, delivery } => {
+                let root = match thread {
+                    Some(number) => match self.slack.numbered(number) {
+                        Some(root) => Some(root.message.id.clone()),
+                        None => return,
+                    },
+                    None => None,
+                };
+                let at = self.chat_time();
+                let written = write(at, message, conversation, root, author, (mentions, stop));
+                self.say(format!("{author} writes m{message} in {}: {}", written.thread(), text_of(&written)));
+                let now = self.now();
+                self.send_event(&written, MESSAGE, delivery, format!("m{message}"));
+                self.slack.messages.push(Written {
+                    number: Some(message),
+                    message: written,
+                    key: None,
+                    deleted: None,
+                    at: now,
+                    edited: false,
+                });
+            }
+            What::Edit { message, delivery } => self.change(message, delivery, false),
+            What::Delete { message, delivery } => self.change(message, delivery, true),
+            What::Disconnect { socket, reason, gap } => self.disconnect(socket, reason, gap),
+            _ => {}
+        }
+    }
+
+    fn change(&mut self, number: u32, delivery: Delivery, deletes: bool) {
+        let now = self.now();
+        let Some(written) = self.slack.messages.iter_mut().find(|written| written.number == Some(number)) else { return };
+        if written.deleted.is_some() {
+            return;
+        }
+        if deletes {
+            written.deleted = Some(now);
+        } else {
+            written.message.text.push_str(" (changed)");
+            written.message.control_text.push_str(" (changed)");
+            written.edited = true;
+        }
+        let message = written.message.clone();
+        let (kind, did) = if deletes { (DELETION, "deleted") } else { (EDIT, "changed") };
+        self.say(format!("m{number} is {did}"));
+        self.send_event(&message, kind, delivery, format!("m{number} {did}"));
+    }
+
+    fn send_event(&mut self, message: &ChatMessage, kind: &'static str, delivery: Delivery, name: String) {
+        let raw = serde_json::to_vec(message).unwrap_or_default();
+        let index = self.slack.envelopes.len();
+        let send = |state: &mut Self, after: u64, index: usize| {
+            if index == state.slack.envelopes.len() {
+                let key = format!("event:{index}");
+                state.slack.envelopes.push(Envelope { key, kind, raw: raw.clone(), acked: false, name: name.clone() });
+            }
+            state.after(after, Event::Slack(SlackEvent::Deliver(index, 0)));
+        };
+        match delivery {
+            Delivery::Once(after) => send(self, after, index),
+            Delivery::Twice(after, later) => {
+                send(self, after, index);
+                send(self, after + later, index + 1);
+            }
+            Delivery::Again(after, later) => {
+                send(self, after, index);
+                send(self, after + later, index);
+            }
+            Delivery::Never => {}
+        }
+    }
+
+    fn disconnect(&mut self, socket: usize, reason: Reason, gap: u64) {
+        let index = socket % self.slack.sockets.len();
+        if !self.slack.sockets[index].open {
+            return;
+        }
+        self.say(format!("### connection {index} ends: {reason:?}"));
+        match reason {
+            // The next connection was greeted before: what is in hand is acknowledged on the old one.
+            Reason::Refresh => {}
+            Reason::Broken => self.close(index, gap.min(2_000)),
+            Reason::TooMany => self.close(index, gap),
+            Reason::Disabled => {
+                for index in self.slack.open_sockets() {
+                    self.close(index, gap);
+                }
+            }
+            Reason::HalfOpen => {
+                let socket = &mut self.slack.sockets[index];
+                socket.hears = false;
+                socket.gap = gap.min(2_000);
+                let number = socket.number;
+                self.after(SILENCE, Event::Slack(SlackEvent::Dead(index, number)));
+            }
+        }
+    }
+
+    fn close(&mut self, index: usize, gap: u64) {
+        self.slack.sockets[index].open = false;
+        self.slack.frames.retain(|(socket, ..)| *socket != index);
+        self.after(gap, Event::Slack(SlackEvent::Up(index)));
+        self.tell_link();
+    }
+
+    fn tell_link(&mut self) {
+        let open = !self.slack.open_sockets().is_empty();
+        let Some(health) = &self.slack.health else { return };
+        health.send_if_modified(|health| {
+            if health.socket.ok == open {
+                return false;
+            }
+            health.socket = if open { PartHealth::well() } else { PartHealth::ill("no connection") };
+            health.gaps += u64::from(!open);
+            true
+        });
+    }
+
+    pub(crate) fn slack_event(&mut self, event: SlackEvent) {
+        match event {
+            SlackEvent::Deliver(index, attempt) => {
+                if self.slack.envelopes[index].acked && attempt > 0 {
+                    return;
+                }
+                let open = self.slack.open_sockets();
+                let spread = self.draw("socket", (index as u64) << 8 | attempt as u64, open.len() as u64);
+                if let Some(socket) = open.get(usize::try_from(spread).unwrap_or(0)).copied() {
+                    let Socket { number, hears, .. } = self.slack.sockets[socket];
+                    if hears {
+                        self.slack.frames.push_back((socket, number, index, attempt));
+                        self.slack.came.notify_one();
+                    }
+                }
+                self.after(ACK_LIMIT, Event::Slack(SlackEvent::Acked(index, attempt)));
+            }
+            SlackEvent::Acked(index, attempt) => {
+                if !self.slack.envelopes[index].acked
+                    && let Some(pause) = RETRIES.get(attempt)
+                {
+                    let name = self.slack.envelopes[index].name.clone();
+                    self.say(format!("the event of {name} was not acknowledged; again in {pause} ms"));
+                    self.after(*pause, Event::Slack(SlackEvent::Deliver(index, attempt + 1)));
+                }
+            }
+            SlackEvent::Land(count, key, op) => self.land(count, key, op),
+            SlackEvent::Up(index) => {
+                if self.slack.linked {
+                    let socket = &mut self.slack.sockets[index];
+                    (socket.open, socket.hears) = (true, true);
+                    socket.number += 1;
+                    self.say(format!("connection {index} stands"));
+                    self.tell_link();
+                }
+            }
+            SlackEvent::Dead(index, number) => {
+                if self.slack.sockets[index].number == number && self.slack.sockets[index].open {
+                    let gap = self.slack.sockets[index].gap;
+                    self.close(index, gap);
+                }
+            }
+        }
+    }
+
+    fn land(&mut self, count: u32, key: OpKey, op: ChatOp) {
+        match op {
+            ChatOp::Post { thread, body } => {
+                let PartBody::Text { markup } = body else { return };
+                let micros = self.chat_time();
+                let message = own(micros, &thread, &markup);
+                self.say(format!("posted in {thread} [{key}]: {}", first_line(&markup)));
+                self.slack.landed.insert(count, message.id.clone());
+                self.slack.standing.remove(&thread);
+                let at = self.now();
+                self.slack.messages.push(Written {
+                    number: None,
+                    message,
+                    key: Some(key),
+                    deleted: None,
+                    at,
+                    edited: false,
+                });
+            }
+            ChatOp::Status { thread, text } => match text {
+                Some(text) => drop(self.slack.standing.insert(thread, text)),
+                None => drop(self.slack.standing.remove(&thread)),
+            },
+            ChatOp::React { thread, name, on } => match on {
+                true => drop(self.slack.standing.insert(thread, name)),
+                false => drop(self.slack.standing.remove(&thread)),
+            },
+            _ => {}
+        }
+    }
+
+    /// The broker is gone, and its connections with it.
+    pub(crate) fn unlink(&mut self) {
+        self.slack.linked = false;
+        self.slack.health = None;
+        self.slack.frames.clear();
+        for socket in &mut self.slack.sockets {
+            socket.open = false;
+            socket.hears = true;
+        }
+    }
+
+    fn acknowledged(&mut self, (socket, number, index, attempt): (usize, u64, usize, usize)) {
+        let key = self.slack.envelopes[index].key.clone();
+        self.facts.accepted.insert(key);
+        let stands = self.slack.sockets[socket].open && self.slack.sockets[socket].number == number;
+        let name = self.slack.envelopes[index].name.clone();
+        if stands {
+            self.slack.envelopes[index].acked = true;
+            self.say(format!("the event of {name} is acknowledged (attempt {attempt})"));
+        } else {
+            self.say(format!("the acknowledgement of {name} is lost: its connection is gone"));
+        }
+    }
+
+    /// What the journal knew an event by, and what it was.
+    pub(crate) fn envelope(&self, key: &str) -> Option<RawEnvelope> {
+        self.slack.envelopes.iter().find(|envelope| envelope.key == key).map(|envelope| raw(envelope, 0))
+    }
+}
+
+fn raw(envelope: &Envelope, attempt: usize) -> RawEnvelope {
+    RawEnvelope {
+        key: envelope.key.clone(),
+        kind: envelope.kind.to_owned(),
+        retry_attempt: u32::try_from(attempt).unwrap_or(0),
+        received_at: Timestamp::default(),
+        raw: envelope.raw.clone(),
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(90).collect()
+}
+
+fn message_id(micros: u64) -> MessageId {
+    MessageId::new(format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000))
+}
+
+fn kind_of(conversation: &str) -> ConversationKind {
+    if conversation.starts_with('D') { ConversationKind::Direct } else { ConversationKind::Channel }
+}
+
+fn write(
+    micros: u64,
+    number: u32,
+    conversation: &str,
+    thread_root: Option<MessageId>,
+    author: &str,
+    (mentions, stop): (bool, bool),
+) -> ChatMessage {
+    let control_text = if stop { "-stop".to_owned() } else { format!("[m{number}] please") };
+    let text = if mentions { format!("<@BROKER> {control_text}") } else { control_text.clone() };
+    ChatMessage {
+        conversation: ConversationKey {
+            installation: InstallationId::new("T0"),
+            conversation: ConversationId::new(conversation),
+        },
+        conversation_kind: kind_of(conversation),
+        id: message_id(micros),
+        at: ChatTime::from_micros(micros),
+        thread_root,
+        author: match author.strip_prefix('B') {
+            Some(_) => Author::Bot { id: author.to_owned(), other_ids: Vec::new(), name: None },
+            None => Author::Person { id: PersonId::new(author), team: None },
+        },
+        text,
+        mentions: Vec::new(),
+        mentions_self: mentions,
+        control_text,
+        files: Vec::new(),
+        externally_shared: false,
+    }
+}
+
+fn own(micros: u64, thread: &ThreadKey, markup: &str) -> ChatMessage {
+    ChatMessage {
+        conversation: thread.conversation_key(),
+        conversation_kind: kind_of(thread.conversation.as_str()),
+        id: message_id(micros),
+        at: ChatTime::from_micros(micros),
+        thread_root: Some(thread.root.clone()),
+        author: Author::Own,
+        text: markup.to_owned(),
+        mentions: Vec::new(),
+        mentions_self: false,
+        control_text: markup.to_owned(),
+        files: Vec::new(),
+        externally_shared: false,
+    }
+}
+
+/// The broker's way to the platform.
+#[derive(Debug, Clone)]
+pub struct SimSlack {
+    world: World,
+    came: Arc<Notify>,
+    health: watch::Sender<LinkHealth>,
+}
+
+impl SimSlack {
+    /// The way of one broker.
+    pub fn new(world: &World) -> Self {
+        let health = watch::Sender::new(LinkHealth::new(PartHealth::ill("not connected"), PartHealth::well()));
+        let came = {
+            let mut state = world.lock();
+            state.slack.health = Some(health.clone());
+            Arc::clone(&state.slack.came)
+        };
+        Self { world: world.clone(), came, health }
+    }
+
+    async fn take(&self, frame: (usize, u64, usize, usize), intake: Arc<dyn Intake>) {
+        let envelope = {
+            let state = self.world.lock();
+            let mut envelope = raw(&state.slack.envelopes[frame.2], frame.3);
+            envelope.received_at = broker_core::clock::Clock::now(&Clocked(state.now()));
+            envelope
+        };
+        match intake.accept(envelope).await {
+            Ok(_) => {
+                let mut state = self.world.lock();
+                if state.ended.is_none() {
+                    state.acknowledged(frame);
+                }
+            }
+            Err(error) => self.world.lock().say(format!("an event could not be stored: {error}")),
+        }
+    }
+
+    /// How long a call takes.
+    fn latency(&self, call: Call, count: u32, most: u64) -> u64 {
+        2 + self.world.lock().draw(call.name(), u64::from(count) << 32, most)
+    }
+
+    /// Asks for something that has no effect.
+    async fn ask(&self, call: Call) -> Result<(), HistoryError> {
+        let (count, fault) = self.world.enter(call).await;
+        self.world.sleep(self.latency(call, count, 60)).await;
+        match fault {
+            None => Ok(()),
+            Some(Fault::Slow(millis)) => {
+                self.world.sleep(millis.min(LIMIT - 1_000)).await;
+                Ok(())
+            }
+            Some(Fault::Fails(millis)) => {
+                let retry_after = Some(Duration::from_millis(millis)).filter(|_| millis > 0);
+                Err(HistoryError::Unavailable { reason: "ratelimited".to_owned(), retry_after })
+            }
+            Some(Fault::Refused) => Err(HistoryError::Refused { code: "not_in_channel".to_owned() }),
+            Some(Fault::Vanishes) => {
+                Err(HistoryError::Unavailable { reason: "http_503".to_owned(), retry_after: None })
+            }
+            Some(Fault::AnswerLost | Fault::Late(_)) => {
+                self.world.sleep(LIMIT).await;
+                Err(HistoryError::Unavailable { reason: "no answer in time".to_owned(), retry_after: None })
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Clocked(u64);
+
+#[async_trait]
+impl broker_core::clock::Clock for Clocked {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(i64::try_from(BEGINNING + self.0).unwrap_or(i64::MAX))
+    }
+
+    async fn sleep_until(&self, _at: Timestamp) {}
+}
+
+#[async_trait]
+impl ChatTransport for SimSlack {
+    fn capabilities(&self) -> ChatCapabilities {
+        ChatCapabilities {
+            read_back: true,
+            read_back_after: Duration::from_secs(30),
+            ephemeral: true,
+            status: true,
+            reactions: true,
+            part_chars: PART_CHARS,
+        }
+    }
+
+    fn parse(&self, raw: &RawEnvelope) -> Parsed {
+        match serde_json::from_slice::<ChatMessage>(&raw.raw) {
+            Ok(message) if raw.kind == EDIT => Parsed::Edited(Box::new(message)),
+            Ok(message) if raw.kind == DELETION => Parsed::Deleted(Box::new(message)),
+            Ok(message) => Parsed::Message(Box::new(message)),
+            Err(error) => Parsed::Unreadable { reason: error.to_string() },
+        }
+    }
+
+    fn render(&self, text: &AgentText) -> Vec<PartBody> {
+        let parts = broker_core::mrkdwn::render(text.markdown(), PART_CHARS, text.mentionable());
+        parts.into_iter().map(|markup| PartBody::Text { markup }).collect()
+    }
+
+    async fn run(&self, intake: Arc<dyn Intake>, stop: CancellationToken) -> Result<(), LinkError> {
+        {
+            let mut state = self.world.lock();
+            state.slack.linked = true;
+            for index in 0..state.slack.sockets.len() {
+                let wait = 20 + state.draw("connect", index as u64, 200);
+                state.after(wait, Event::Slack(SlackEvent::Up(index)));
+            }
+        }
+        self.world.tell();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = self.came.notified() => {}
+            }
+            loop {
+                let frame = self.world.lock().slack.frames.pop_front();
+                let Some(frame) = frame else { break };
+                let (link, intake) = (self.clone(), Arc::clone(&intake));
+                tokio::spawn(async move { link.take(frame, intake).await });
+            }
+        }
+        self.world.lock().unlink();
+        self.health.send_modify(|health| health.socket = PartHealth::ill("closed"));
+        Ok(())
+    }
+
+    async fn perform(&self, key: &OpKey, op: &ChatOp) -> Result<Receipt, DeliverError> {
+        let call = if matches!(op, ChatOp::Post { .. }) { Call::Post } else { Call::Status };
+        let (count, fault) = self.world.enter(call).await;
+        let latency = self.latency(call, count, 250);
+        let unknown = |reason: &str| Err(DeliverError::Unknown { reason: reason.to_owned() });
+        // What was written to the platform has its effect whatever becomes of the broker.
+        let lands = match fault {
+            None | Some(Fault::AnswerLost) => Some(latency / 2),
+            Some(Fault::Slow(millis)) => Some(latency + millis.min(LIMIT - 1_000)),
+            Some(Fault::Late(millis)) => Some(LIMIT + millis),
+            Some(Fault::Fails(_) | Fault::Vanishes | Fault::Refused) => None,
+        };
+        {
+            let mut state = self.world.lock();
+            if call == Call::Post {
+                let now = state.now();
+                state.facts.performed.push((now, key.clone()));
+            }
+            if let Some(fault) = fault {
+                state.say(format!("{} {count} [{key}] goes wrong: {fault:?}", call.name()));
+            }
+            if let Some(after) = lands {
+                let number = if call == Call::Post { count } else { 0 };
+                state.after(after, Event::Slack(SlackEvent::Land(number, key.clone(), op.clone())));
+            }
+        }
+        self.world.tell();
+        let wait = match fault {
+            Some(Fault::Slow(millis)) => latency + millis.min(LIMIT - 1_000) + 1,
+            Some(Fault::Late(_)) => LIMIT,
+            _ => latency,
+        };
+        self.world.sleep(wait).await;
+        self.world.leave(call, count).await;
+        match fault {
+            None | Some(Fault::Slow(_)) => {
+                Ok(Receipt { message: self.world.lock().slack.landed.get(&count).filter(|_| call == Call::Post).cloned() })
+            }
+            Some(Fault::Fails(millis)) => Err(DeliverError::Temporary {
+                reason: "ratelimited".to_owned(),
+                retry_after: Some(Duration::from_millis(millis)),
+            }),
+            Some(Fault::Refused) => {
+                if call == Call::Post {
+                    self.world.lock().facts.refused.insert(key.clone());
+                }
+                Err(DeliverError::Refused { code: "is_archived".to_owned() })
+            }
+            Some(Fault::Vanishes) => unknown("http_503"),
+            Some(Fault::AnswerLost) => unknown("a broken answer"),
+            Some(Fault::Late(_)) => unknown("no answer in time"),
+        }
+    }
+
+    async fn find(&self, thread: &ThreadKey, keys: &[OpKey], since: ChatTime) -> Result<Vec<Found>, HistoryError> {
+        self.ask(Call::Find).await?;
+        let state = self.world.lock();
+        let stands = state.slack.own(thread).filter(|written| written.message.at >= since);
+        let found = stands.filter_map(|written| {
+            let key = written.key.clone().filter(|key| keys.contains(key))?;
+            Some(Found { key, message: written.message.id.clone() })
+        });
+        Ok(found.collect())
+    }
+
+    async fn fetch(&self, _file: &FileRef, _into: &mut FileSink) -> Result<Fetched, FetchError> {
+        Err(FetchError::Refused { reason: "there are no files".to_owned() })
+    }
+
+    async fn person(&self, id: &PersonId) -> Result<Person, LookupError> {
+        if let Err(error) = self.ask(Call::Person).await {
+            return Err(LookupError::Unavailable { reason: error.to_string() });
+        }
+        let standing = if id.as_str().starts_with('G') { Standing::Guest } else { Standing::Member };
+        let id = id.clone();
+        Ok(Person { id, display_name: None, real_name: None, username: None, email: None, team: None, standing })
+    }
+
+    async fn conversation_name(&self, _conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
+        Ok(None)
+    }
+
+    fn health(&self) -> watch::Receiver<LinkHealth> {
+        self.health.subscribe()
+    }
+}
+
+#[async_trait]
+impl HistoryProvider for SimSlack {
+    async fn page(
+        &self,
+        thread: &ThreadKey,
+        range: Range<ChatTime>,
+        limit: usize,
+        cursor: Option<Cursor>,
+        _urgency: Urgency,
+    ) -> Result<Page, HistoryError> {
+        self.ask(Call::Page).await?;
+        let from = match cursor.and_then(|cursor| cursor.as_str().parse().ok()) {
+            Some(micros) => ChatTime::from_micros(micros),
+            None => range.start,
+        };
+        let state = self.world.lock();
+        let mut messages: Vec<ChatMessage> = state
+            .slack
+            .messages
+            .iter()
+            .filter(|written| written.deleted.is_none() && written.message.thread() == *thread)
+            .map(|written| written.message.clone())
+            .filter(|message| message.at >= from && message.at < range.end)
+            .collect();
+        messages.sort_by_key(|message| message.at);
+        let most = limit.min(PAGE);
+        let next = messages.get(most).map(|message| Cursor::new(message.at.as_micros().to_string()));
+        messages.truncate(most);
+        Ok(Page { messages, next })
+    }
+
+    async fn heads(
+        &self,
+        conversation: &ConversationKey,
+        since: ChatTime,
+        cursor: Option<Cursor>,
+    ) -> Result<HeadsPage, HistoryError> {
+        self.ask(Call::Heads).await?;
+        let below = match cursor.and_then(|cursor| cursor.as_str().parse().ok()) {
+            Some(micros) => ChatTime::from_micros(micros),
+            None => ChatTime::MAX,
+        };
+        let state = self.world.lock();
+        let mut heads = Vec::new();
+        for written in state.slack.messages.iter().filter(|written| written.message.conversation == *conversation) {
+            let root = &written.message;
+            if root.thread_root.is_some() || root.at < since || root.at >= below {
+                continue;
+            }
+            let replies = state.slack.messages.iter().filter(|reply| {
+                reply.deleted.is_none() && reply.message.id != root.id && reply.message.thread() == root.thread()
+            });
+            let latest_reply = replies.map(|reply| reply.message.at).max();
+            let mut root = root.clone();
+            if written.deleted.is_some() {
+                if latest_reply.is_none() {
+                    continue;
+                }
+                // What the platform leaves in the place of a root that has replies.
+                root.author = Author::Bot { id: "USLACKBOT".to_owned(), other_ids: Vec::new(), name: None };
+                (root.text, root.control_text) = ("This message was deleted.".to_owned(), String::new());
+                root.mentions_self = false;
+                root.conversation_kind = ConversationKind::Channel;
+            }
+            heads.push(Head { root, latest_reply });
+        }
+        heads.sort_by_key(|head| std::cmp::Reverse(head.root.at));
+        let next = (heads.len() > PAGE).then(|| Cursor::new(heads[PAGE - 1].root.at.as_micros().to_string()));
+        heads.truncate(PAGE);
+        Ok(HeadsPage { heads, next })
+    }
+
+    fn time_of(&self, message: &MessageId) -> Option<ChatTime> {
+        let (seconds, micros) = message.as_str().split_once('.')?;
+        Some(ChatTime::from_micros(seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?))
+    }
+
+    async fn conversations(&self) -> Result<Vec<ConversationKey>, HistoryError> {
+        self.ask(Call::Heads).await?;
+        let key = |name: &str| ConversationKey {
+            installation: InstallationId::new("T0"),
+            conversation: ConversationId::new(name),
+        };
+        Ok(vec![key("C1"), key("C2"), key("D1")])
+    }
+}
