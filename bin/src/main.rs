@@ -26,6 +26,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use config::{Config, ConfigError, Tokens};
 use exit::{Exit, Failure};
 
+/// A build in which faults can be planted is for the simulation alone.
+const _: () = assert!(!broker_core::sabotage::POSSIBLE, "the broker is not built with the feature `sabotage`");
+
 /// Work with a coding agent from a Slack thread.
 #[derive(Debug, Parser)]
 #[command(name = "broker", version)]

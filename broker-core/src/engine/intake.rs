@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use crate::chat::{Intake, LinkError, RawEnvelope};
-use crate::store::{Accepted, JournalRow, StoreError};
+use crate::sabotage::{Plant, planted};
+use crate::store::{Accepted, JournalId, JournalRow, StoreError};
 use crate::telemetry;
 
 /// Commits an envelope, then hands its row to the router.
@@ -16,9 +17,27 @@ struct Journal {
     rows: mpsc::Sender<JournalRow>,
 }
 
+impl Journal {
+    /// What [`Intake::accept`] must never be: an answer before the commit.
+    fn accept_later(&self, envelope: RawEnvelope) -> Accepted {
+        let (shared, rows) = (Arc::clone(&self.shared), self.rows.clone());
+        self.shared.tasks.spawn(async move {
+            if let Ok(accepted) = shared.parts.store.accept(vec![envelope.clone()]).await
+                && let Some(accepted) = accepted.first().filter(|accepted| accepted.fresh)
+            {
+                let _ = rows.try_send(JournalRow { id: accepted.id, envelope });
+            }
+        });
+        Accepted { id: JournalId(0), fresh: false }
+    }
+}
+
 #[async_trait]
 impl Intake for Journal {
     async fn accept(&self, envelope: RawEnvelope) -> Result<Accepted, StoreError> {
+        if planted(Plant::AckBeforeCommit) {
+            return Ok(self.accept_later(envelope));
+        }
         let begun = tokio::time::Instant::now();
         let mut accepted = self.shared.parts.store.accept(vec![envelope.clone()]).await?;
         let accepted = accepted.pop().ok_or_else(|| StoreError::new("the store gave no row for an envelope"))?;

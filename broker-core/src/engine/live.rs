@@ -17,6 +17,7 @@ use crate::agent::AgentEvent;
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, LookupError, OpKey, Parsed, Person, PersonId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::prompt;
+use crate::sabotage::{Plant, planted};
 use crate::session::{Arrival, Birth, STOP, SessionInput, SessionMachine, Step};
 use crate::store::{
     CommitError, Fence, JournalFate, JournalId, JournalRow, KnownMessage, SessionCommit, SessionId, StoreError,
@@ -282,6 +283,9 @@ impl Session {
             return self.settle(journal, JournalFate::Denied { reason: reason.to_owned() }).await;
         }
         let known = self.known(&message).await?;
+        if planted(Plant::WatermarkAtNewest) {
+            let _ = self.shared.parts.store.caught_up(&self.key, message.at).await;
+        }
         let arrival = Arrival { journal: Some(journal), message, people, instructs: verdict == Verdict::Instruct };
         match (change, known) {
             (Change::New, Some(_)) => {

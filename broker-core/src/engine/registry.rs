@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::{Shared, live};
 use crate::agent::AgentThreadId;
 use crate::chat::{ConversationKey, ThreadKey};
+use crate::sabotage::{Plant, planted};
 use crate::session::SessionInput;
 use crate::store::JournalId;
 
@@ -158,6 +159,7 @@ impl Registry {
         // A session that panicked has left its entry behind, with nobody at the other end.
         if let Some(entry) = inner.live.get(key)
             && !entry.letters.is_closed()
+            && !(planted(Plant::TwoOwners) && inner.next.is_multiple_of(2) && inner.next < 64)
         {
             return entry.letters.clone();
         }

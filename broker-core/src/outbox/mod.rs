@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::chat::{DeliverError, Found, OpKey, PartBody, Receipt};
 use crate::clock::Timestamp;
 use crate::history::HistoryError;
+use crate::sabotage::{Plant, planted};
 use crate::store::{PartRow, PartState};
 
 /// After this many look-ups that could not decide, the part is sent once more with a mark.
@@ -59,6 +60,7 @@ pub fn decide(part: &PartRow, now: Timestamp) -> Action {
         _ if part.not_before > now => Action::Wait(part.not_before),
         PartState::Queued if part.body.to_upload().is_some() => Action::Upload,
         PartState::Queued => Action::Send,
+        _ if planted(Plant::ResendWithoutReadBack) => Action::Send,
         // `Sending` here is a part that a crash caught between the commit and the answer.
         _ => Action::LookUp,
     }

@@ -8,6 +8,7 @@ use super::{Effect, MAX_ATTEMPTS, MAX_IN_DOUBT, SessionMachine};
 use crate::agent::{AgentInput, Epoch, Fate, InputId, OpenError, Opened, ReadError, SubmitError, Submitted, TurnId};
 use crate::clock::Timestamp;
 use crate::prompt::{self, Composed};
+use crate::sabotage::{Plant, planted};
 use crate::store::{Backfill, ContextMessage, InboxKind, InboxRow, InboxState, PostKind, TurnEnd};
 
 /// The longest wait between two tries to open the agent's thread.
@@ -196,6 +197,9 @@ impl SessionMachine {
             Err(SubmitError::Unknown { .. }) => {
                 self.inbox[index].attempts += 1;
                 draft.row(&self.inbox[index]);
+                if planted(Plant::ScanWithoutBarrier) {
+                    self.settle(Barrier::TurnEnded, vec![id.clone()], draft);
+                }
             }
         }
     }

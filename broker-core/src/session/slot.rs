@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::machine::{Draft, Link};
 use super::{Effect, SessionMachine};
 use crate::clock::Timestamp;
-use crate::store::InboxState;
+use crate::store::{InboxKind, InboxState};
 
 /// People are told beside the thread that it waits for other threads after this time.
 const TELL_WAITING: Duration = Duration::from_secs(3);
@@ -57,10 +57,12 @@ impl SessionMachine {
         }
     }
 
-    /// When people are to be told that the session waits for others.
+    /// When people are to be told that the session waits for others. Not once what waited was taken back: the place that was
+    /// asked for is given back when it comes.
     pub(super) fn tell_waiting_at(&self) -> Option<Timestamp> {
+        let waits = self.inbox.iter().any(|row| row.kind != InboxKind::Context);
         match self.slot {
-            Slot::Asked(since) if self.turn.is_none() => Some(since.plus(TELL_WAITING)),
+            Slot::Asked(since) if self.turn.is_none() && waits => Some(since.plus(TELL_WAITING)),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ use crate::agent::{AgentAnswer, InterruptError, TurnId, TurnOutcome};
 use crate::chat::ChatTime;
 use crate::clock::Timestamp;
 use crate::prompt;
+use crate::sabotage::{Plant, planted};
 use crate::store::{InboxKind, InboxRow, InboxState, PostKind, TurnEnd, TurnRow};
 
 impl SessionMachine {
@@ -208,7 +209,8 @@ impl SessionMachine {
             let row = &self.inbox[index];
             // What was written after the `-stop` is not meant by it, even if it came first.
             let meant = row.kind != InboxKind::Context && (row.kind != InboxKind::Message || row.at < at);
-            if !meant {
+            let forgotten = planted(Plant::StopForgetsQueue) && row.state == InboxState::Queued;
+            if !meant || forgotten {
                 index += 1;
                 continue;
             }

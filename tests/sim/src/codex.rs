@@ -122,6 +122,7 @@ pub struct Codex {
     waiting: BTreeMap<u32, (u64, oneshot::Sender<Result<Submitted, SubmitError>>)>,
     events: Option<mpsc::Sender<AgentEvent>>,
     told_until: u64,
+    read_until: BTreeMap<u64, u64>,
     count: u64,
     numbers: u32,
 }
@@ -531,6 +532,9 @@ impl AgentRuntime for SimCodex {
         let Ok(process) = process else { return Err(unavailable()) };
         let asked = self.world.lock().now();
         let result = loop {
+            if !self.world.lock().alive(process) {
+                break Err(unavailable());
+            }
             if let Some(result) = self.open_now(process, spec, known.as_ref()) {
                 break result;
             }
@@ -571,8 +575,11 @@ impl AgentRuntime for SimCodex {
                 Some(Fault::Vanishes) => wait += LIMIT + 500,
                 _ => {}
             }
+            // A process reads its requests in the order in which they were written.
+            let at = (now + wait).max(state.codex.read_until.get(&process).copied().unwrap_or_default());
+            state.codex.read_until.insert(process, at);
             let arrive = CodexEvent::Arrive(process, count, thread.clone(), input.clone());
-            state.after(wait, Event::Codex(arrive));
+            state.at(at, Event::Codex(arrive));
             let (sender, answered) = oneshot::channel();
             if fault != Some(Fault::AnswerLost) {
                 state.codex.waiting.insert(count, (process, sender));

@@ -316,6 +316,10 @@ impl State {
     }
 
     fn land(&mut self, count: u32, key: OpKey, op: ChatOp) {
+        if let ChatOp::Status { thread, text } = &op {
+            let text = text.as_deref().unwrap_or("nothing");
+            self.say(format!("beside {thread} stands: {text}"));
+        }
         match op {
             ChatOp::Post { thread, body } => {
                 let PartBody::Text { markup } = body else { return };

@@ -71,3 +71,12 @@ fn after_three_seconds_people_see_that_it_waits() {
     rig.step(SessionInput::SlotGranted);
     assert_eq!(rig.statuses.last(), Some(&Some("is thinking…")));
 }
+
+#[test]
+fn what_was_taken_back_waits_for_nobody() {
+    let mut rig = waiting();
+    rig.stop(101);
+    assert_eq!(rig.statuses.last(), Some(&None));
+    rig.pass(Duration::from_secs(4));
+    assert_eq!(rig.statuses.last(), Some(&None), "nothing would ever take it away");
+}
