@@ -1,8 +1,8 @@
 //! What a session's steps ask for. Each call runs in a task of its own, so that a session never waits for one; calls whose
 //! order matters go through the session's lane.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -38,8 +38,6 @@ enum Job {
         input: AgentInput,
         overflow: Option<Overflow>,
         workspace: std::path::PathBuf,
-        /// How many stops there had been when it was asked for.
-        stops: u64,
     },
     ReadFates {
         thread: AgentThreadId,
@@ -54,8 +52,8 @@ pub(super) struct Hands {
     letters: mpsc::Sender<Letter>,
     /// Unbounded as a type, bounded by the machine: one open, one read, and at most `MAX_IN_DOUBT` submits.
     lane: mpsc::UnboundedSender<Job>,
-    /// How many stops there have been: a submit from before the latest is not made any more.
-    stops: Arc<AtomicU64>,
+    /// Inputs whose submits are not made any more, should they wait in the lane. Emptied whenever nothing waits there.
+    dropped: Arc<Mutex<BTreeSet<InputId>>>,
     files: SessionFiles,
     /// The session's place among the turns that may run; given back when the session ends, however it ends.
     slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
@@ -64,18 +62,22 @@ pub(super) struct Hands {
 impl Hands {
     pub(super) fn new(shared: &Arc<Shared>, key: &ThreadKey, letters: mpsc::Sender<Letter>) -> Self {
         let (lane, jobs) = mpsc::unbounded_channel();
-        let stops = Arc::new(AtomicU64::new(0));
-        let lane_stops = Arc::clone(&stops);
-        shared.tasks.spawn(run_lane(Arc::clone(shared), key.clone(), letters.clone(), (jobs, lane_stops)));
+        let dropped = Arc::default();
+        let lane_dropped = Arc::clone(&dropped);
+        shared.tasks.spawn(run_lane(Arc::clone(shared), key.clone(), letters.clone(), (jobs, lane_dropped)));
         Self {
             shared: Arc::clone(shared),
             key: key.clone(),
             letters,
             lane,
-            stops,
+            dropped,
             files: SessionFiles::default(),
             slot: Arc::default(),
         }
+    }
+
+    fn dropped(&self) -> MutexGuard<'_, BTreeSet<InputId>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins an effect; its answer comes back as an input.
@@ -86,8 +88,8 @@ impl Hands {
                 let _ = self.lane.send(Job::Open { spec, known });
             }
             Effect::Submit { thread, input, overflow } => {
-                let (workspace, stops) = (machine.workspace(), self.stops.load(Ordering::Acquire));
-                let _ = self.lane.send(Job::Submit { thread, input, overflow, workspace, stops });
+                let workspace = machine.workspace();
+                let _ = self.lane.send(Job::Submit { thread, input, overflow, workspace });
             }
             Effect::ReadFates { thread, ids } => {
                 let _ = self.lane.send(Job::ReadFates { thread, ids });
@@ -108,9 +110,7 @@ impl Hands {
             Effect::Pin { request, turn, thread, wish } => self.pin(request, turn, thread.as_ref(), wish, machine),
             Effect::AskSlot => self.ask_slot(),
             Effect::ReturnSlot => drop(self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()),
-            Effect::DropSubmits => {
-                self.stops.fetch_add(1, Ordering::AcqRel);
-            }
+            Effect::DropSubmits { rows } => self.dropped().extend(rows),
             Effect::Status { text, distrust, generation } => {
                 statuses::show(&self.shared, &self.key, &Wish { text, distrust, generation });
             }
@@ -274,7 +274,7 @@ async fn run_lane(
     shared: Arc<Shared>,
     key: ThreadKey,
     letters: mpsc::Sender<Letter>,
-    (mut jobs, stops): (mpsc::UnboundedReceiver<Job>, Arc<AtomicU64>),
+    (mut jobs, dropped): (mpsc::UnboundedReceiver<Job>, Arc<Mutex<BTreeSet<InputId>>>),
 ) {
     loop {
         let job = tokio::select! {
@@ -283,7 +283,7 @@ async fn run_lane(
             job = jobs.recv() => job,
         };
         let Some(job) = job else { return };
-        if matches!(&job, Job::Submit { stops: then, .. } if *then != stops.load(Ordering::Acquire)) {
+        if is_dropped(&job, jobs.is_empty(), &dropped) {
             continue;
         }
         let answer = tokio::select! {
@@ -293,6 +293,16 @@ async fn run_lane(
         };
         reply(&letters, answer).await;
     }
+}
+
+/// Whether a job was taken back. What does not wait in the lane any more was handed over, and need not be remembered.
+fn is_dropped(job: &Job, last: bool, dropped: &Mutex<BTreeSet<InputId>>) -> bool {
+    let mut dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_dropped = matches!(job, Job::Submit { input, .. } if dropped.contains(&input.id));
+    if last {
+        dropped.clear();
+    }
+    is_dropped
 }
 
 async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> SessionInput {

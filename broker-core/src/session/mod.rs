@@ -242,8 +242,11 @@ pub enum Effect {
         /// What was asked for.
         wish: FileWish,
     },
-    /// Inputs that were not yet handed to the agent are not handed to it any more: `-stop` came first.
-    DropSubmits,
+    /// These inputs, if they were not yet handed to the agent, are not handed to it any more: `-stop` came first.
+    DropSubmits {
+        /// The inputs that were taken back. What was written after the `-stop` is not among them.
+        rows: Vec<InputId>,
+    },
     /// Show beside the thread that the agent is at work, or no longer.
     Status {
         /// What shall stand there; absent for nothing.

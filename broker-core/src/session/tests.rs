@@ -194,6 +194,16 @@ fn a_stop_cancels_inputs_in_doubt_and_the_turn_that_they_start() {
 }
 
 #[test]
+fn a_stop_takes_back_no_submit_of_what_was_written_after_it() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    assert_eq!(given(&rig.say(102, "from after")), ["s-i2"]);
+    let rows = vec![InputId::new("s-i1")];
+    assert!(rig.stop(101).contains(&Effect::DropSubmits { rows }), "its event came last");
+    assert_eq!(rig.state("s-i2"), InboxState::Given);
+}
+
+#[test]
 fn a_stop_with_nothing_to_stop_says_so_and_a_message_from_before_it_stays_stopped() {
     let mut rig = Rig::running();
     rig.finish("t1", Some("done"));

@@ -202,7 +202,7 @@ impl SessionMachine {
         self.record.last_activity = now;
         draft.record = true;
         draft.drop_queued_parts = true;
-        let mut starting = false;
+        let mut starting = Vec::new();
         let mut any = self.turn.is_some();
         let mut index = 0;
         while index < self.inbox.len() {
@@ -215,7 +215,9 @@ impl SessionMachine {
                 continue;
             }
             any = true;
-            starting |= row.state == InboxState::Given;
+            if row.state == InboxState::Given {
+                starting.push(row.id.clone());
+            }
             self.close(index, InboxState::Cancelled, draft);
         }
         let (meant, kept): (Vec<_>, Vec<_>) = self.parked.drain(..).partition(|row| row.at < at);
@@ -228,8 +230,8 @@ impl SessionMachine {
         }
         self.settling.take_if(|settling| settling.ids.is_empty());
         self.refuse_calls(draft);
-        if starting {
-            draft.effects.push(Effect::DropSubmits);
+        if !starting.is_empty() {
+            draft.effects.push(Effect::DropSubmits { rows: starting });
             self.stop_until = Some(now.plus(STOP_WINDOW));
         }
         if let Some(turn) = &mut self.turn {
