@@ -242,6 +242,12 @@ impl Session {
         match letter {
             Letter::Wake => Ok(()),
             Letter::Input(input) => self.steps(*input).await,
+            Letter::Refused(outcome, told) => {
+                self.step(SessionInput::PostSettled(*outcome)).await?;
+                // Whoever asked may have gone away.
+                let _ = told.send(());
+                Ok(())
+            }
             Letter::Retry(answer) => {
                 self.step(SessionInput::Retry).await?;
                 // Whoever asked may have gone away.
@@ -396,7 +402,8 @@ impl Session {
             let fate = JournalFate::Ignored { reason: "part of the history".to_owned() };
             self.shared.tasks.spawn(async move {
                 if let Err(error) = router::settle(&shared, id, fate).await {
-                    tracing::warn!(%error, "a journal row could not be settled");
+                    tracing::warn!(%error, "a journal row could not be settled; it is tried again");
+                    shared.registry.let_go([id]);
                 }
             });
         } else {

@@ -196,8 +196,9 @@ impl Search {
         let since = ChatTime::of(begun.minus(lookback));
         let mut conversations: Vec<ConversationKey> = Vec::new();
         let mut seen = BTreeSet::new();
-        let own =
-            self.ask(|shared| async move { shared.parts.history.conversations().await }).await?.unwrap_or_default();
+        let own = self.ask(|shared| async move { shared.parts.history.conversations().await }).await?;
+        tally.left += usize::from(own.is_none());
+        let own = own.unwrap_or_default();
         for conversation in sessions.iter().map(|session| session.key.conversation_key()).chain(own) {
             if seen.insert(conversation.clone()) {
                 conversations.push(conversation);

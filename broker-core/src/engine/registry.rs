@@ -9,7 +9,7 @@ use super::{Shared, live};
 use crate::agent::AgentThreadId;
 use crate::chat::{ConversationKey, ThreadKey};
 use crate::sabotage::{Plant, planted};
-use crate::session::SessionInput;
+use crate::session::{PostOutcome, SessionInput};
 use crate::store::JournalId;
 
 /// Inputs that may wait for one session. Messages over it stay in the journal and are read again later.
@@ -24,6 +24,8 @@ pub(super) enum Letter {
     Input(Box<SessionInput>),
     /// Somebody asks that what was put aside be tried again; answered once that is durable, with whether there is a session.
     Retry(oneshot::Sender<bool>),
+    /// A post was refused; answered once what follows from that is durable.
+    Refused(Box<PostOutcome>, oneshot::Sender<()>),
     /// Nothing but the wish that the session is live.
     Wake,
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::Shared;
 use super::registry::{self, Letter};
@@ -216,23 +216,65 @@ async fn look_up(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError>
 
 /// Writes down what became of a part. Where that fails the part stays as being sent, and is looked up.
 async fn conclude(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Result<(), StoreError> {
-    let mut changes = vec![PartChange { expected, row: row.clone() }];
     if row.state == PartState::Refused {
-        changes.extend(rest_of_post(shared, &row).await?);
+        return refused(shared, expected, row).await;
     }
-    if shared.parts.store.change_parts(changes).await? && !row.state.is_open() {
-        settled(shared, &row).await?;
+    if change(shared, expected, &row).await? && !row.state.is_open() {
+        drop_copy(&row.body).await;
+        if row.state == PartState::Sent && row.number == row.of {
+            arrived(shared, &row).await?;
+        }
     }
     Ok(())
 }
 
-/// The parts after a refused one: a post with a hole is not continued.
-async fn rest_of_post(shared: &Shared, refused: &PartRow) -> Result<Vec<PartChange>, StoreError> {
-    let parts = shared.parts.store.post(&refused.post).await?;
-    let rest = parts.into_iter().filter(|part| part.number > refused.number && part.state == PartState::Queued);
-    Ok(rest
-        .map(|part| PartChange { expected: PartState::Queued, row: PartRow { state: PartState::Dropped, ..part } })
-        .collect())
+/// A part was refused for good: so are those after it, since a post with a hole is not continued. The session is told before
+/// that is written down, because nobody looks at a part that is not open any more: whoever dies in between has people told
+/// twice, and not never.
+async fn refused(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Result<(), StoreError> {
+    let error = Some(row.error.clone().unwrap_or_default());
+    if !is_told(shared, &row, outcome(shared, &row, error).await?).await {
+        return Err(StoreError::new("the session is too busy to hear what became of a post"));
+    }
+    // A `-stop` may drop the rest in the meantime: then there is less to change.
+    loop {
+        let parts = shared.parts.store.post(&row.post).await?;
+        let rest = parts.into_iter().filter(|part| part.number > row.number && part.state == PartState::Queued);
+        let dropped = rest
+            .map(|part| PartChange { expected: PartState::Queued, row: PartRow { state: PartState::Dropped, ..part } });
+        let mut changes: Vec<_> = dropped.collect();
+        let alone = changes.is_empty();
+        changes.insert(0, PartChange { expected, row: row.clone() });
+        if shared.parts.store.change_parts(changes).await? || alone {
+            drop_copy(&row.body).await;
+            return Ok(());
+        }
+    }
+}
+
+/// Tells a session that a post was refused; says whether that is durable.
+async fn is_told(shared: &Arc<Shared>, row: &PartRow, outcome: PostOutcome) -> bool {
+    let (answer, told) = oneshot::channel();
+    let letter = Letter::Refused(Box::new(outcome), answer);
+    if registry::try_send(shared, &row.thread, letter).is_err() {
+        return false;
+    }
+    tokio::select! {
+        biased;
+        () = shared.ending.cancelled() => false,
+        told = told => told.is_ok(),
+    }
+}
+
+async fn outcome(shared: &Shared, last: &PartRow, error: Option<String>) -> Result<PostOutcome, StoreError> {
+    // Most posts have one part, which is known.
+    let parts = match last.of {
+        1 => vec![last.clone()],
+        _ => shared.parts.store.post(&last.post).await?,
+    };
+    let arrived = parts.iter().filter(|part| part.state == PartState::Sent).count();
+    let arrived = u32::try_from(arrived).unwrap_or(u32::MAX);
+    Ok(PostOutcome { post: last.post.clone(), kind: last.kind, arrived, of: last.of, error })
 }
 
 /// Removes the copy of a file that nobody needs any more; what is left by a crash goes at the next start.
@@ -273,34 +315,16 @@ async fn change(shared: &Shared, expected: PartState, row: &PartRow) -> Result<b
     shared.parts.store.change_parts(vec![PartChange { expected, row: row.clone() }]).await
 }
 
-/// Tells the session when a post is through.
-async fn settled(shared: &Arc<Shared>, last: &PartRow) -> Result<(), StoreError> {
-    drop_copy(&last.body).await;
-    if last.state == PartState::Sent && last.number < last.of {
+/// Tells the session that all of a post stands in the thread. That is of interest to a tool call that waits, and to nobody
+/// once the session was put away.
+async fn arrived(shared: &Arc<Shared>, last: &PartRow) -> Result<(), StoreError> {
+    if !shared.registry.is_live(&last.thread) {
         return Ok(());
     }
-    // Most posts have one part, which is known.
-    let parts = match last.of {
-        1 => vec![last.clone()],
-        _ => shared.parts.store.post(&last.post).await?,
-    };
-    if parts.iter().any(|part| part.state.is_open()) {
-        return Ok(());
-    }
-    let arrived = parts.iter().filter(|part| part.state == PartState::Sent).count();
-    let outcome = PostOutcome {
-        post: last.post.clone(),
-        kind: last.kind,
-        arrived: u32::try_from(arrived).unwrap_or(u32::MAX),
-        of: last.of,
-        error: (last.state != PartState::Sent).then(|| last.error.clone().unwrap_or_default()),
-    };
-    // A success is of interest to a tool call that waits; a failure has to be told even when the session is put away.
-    if outcome.error.is_some() || shared.registry.is_live(&last.thread) {
-        let letter = Letter::Input(Box::new(SessionInput::PostSettled(outcome)));
-        if registry::try_send(shared, &last.thread, letter).is_err() {
-            tracing::warn!(session = %last.thread, "the session is too busy to hear what became of a post");
-        }
+    let outcome = outcome(shared, last, None).await?;
+    let letter = Letter::Input(Box::new(SessionInput::PostSettled(outcome)));
+    if registry::try_send(shared, &last.thread, letter).is_err() {
+        tracing::warn!(session = %last.thread, "the session is too busy to hear what became of a post");
     }
     Ok(())
 }
