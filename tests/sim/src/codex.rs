@@ -472,7 +472,16 @@ impl SimCodex {
         match fault {
             Some(Fault::Slow(millis)) => self.world.sleep(millis.min(20_000)).await,
             Some(Fault::Fails(_) | Fault::Refused | Fault::Vanishes | Fault::AnswerLost | Fault::Late(_)) => {
-                self.world.lock().say(format!("{} {count} goes wrong", call.name()));
+                let mut state = self.world.lock();
+                state.say(format!("{} {count} goes wrong", call.name()));
+                // A process that does not interrupt does nothing else either, and is replaced.
+                if call == Call::Interrupt
+                    && let Some(process) = state.codex.current
+                {
+                    state.after(1_000, Event::Codex(CodexEvent::Gone(process, "it does not answer")));
+                }
+                drop(state);
+                self.world.tell();
                 return (count, Err("it was refused".to_owned()));
             }
             None => {}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use broker_core::agent::InputId;
 use broker_core::chat::{ChatTime, OpKey, ThreadKey};
-use broker_core::store::{InboxRow, PartChange, PartRow, PartState, SessionCommit, SessionRows};
+use broker_core::store::{InboxKind, InboxRow, PartChange, PartRow, PartState, SessionCommit, SessionRows};
 
 use crate::world::Names;
 
@@ -47,6 +47,8 @@ pub struct Facts {
     pub parts: BTreeMap<OpKey, Planned>,
     /// Every `-stop`.
     pub stops: Vec<Stopped>,
+    /// When `-stop` was handled, and in which session, whatever it took back.
+    pub stop_rows: Vec<(ThreadKey, u64)>,
     /// The machines as they were after their last commits.
     pub machines: BTreeMap<ThreadKey, SessionRows>,
     /// What was seen to be wrong while the run went on.
@@ -60,6 +62,9 @@ impl Facts {
     /// A step of a session is durable.
     pub(crate) fn committed(&mut self, change: &SessionCommit, now: u64) {
         for row in &change.inbox {
+            if row.kind == InboxKind::Stop {
+                self.stop_rows.push((change.key.clone(), now));
+            }
             self.rows.insert(row.id.clone(), row.clone());
         }
         if change.drop_queued_parts {
@@ -75,6 +80,7 @@ impl Facts {
         if let Some(record) = &change.record {
             let known = self.stopped_at.entry(change.key.clone()).or_default();
             if record.stopped_at > *known {
+                self.stop_rows.push((change.key.clone(), now));
                 *known = record.stopped_at;
                 self.stops.push(Stopped { session: change.key.clone(), before: record.stopped_at, when: now });
             }
@@ -86,6 +92,15 @@ impl Facts {
         for change in changes {
             if let Some(planned) = self.parts.get_mut(&change.row.id) {
                 planned.part = change.row.clone();
+            }
+        }
+    }
+
+    /// Parts as they are stored.
+    pub(crate) fn stored(&mut self, parts: Vec<PartRow>) {
+        for part in parts {
+            if let Some(planned) = self.parts.get_mut(&part.id) {
+                planned.part = part;
             }
         }
     }

@@ -45,6 +45,14 @@ pub async fn judge(world: &World, store: &SqliteStore) -> Vec<String> {
         }
     }
     wrong.append(&mut world.lock().facts.wrong);
+    let posts: BTreeSet<_> = world.lock().facts.parts.values().map(|planned| planned.part.post.clone()).collect();
+    for post in posts {
+        // A change that was half written when the broker was killed is there, or it is not: what counts is what is stored.
+        match store.post(&post).await {
+            Ok(parts) => world.lock().facts.stored(parts),
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
     let state = world.lock();
     let judge = Judge { state: &state, sessions: &sessions };
     for written in state.slack.messages.iter().filter(|written| written.number.is_some()) {
@@ -86,8 +94,13 @@ impl Judge<'_> {
                 row.kind == InboxKind::Message && row.message.as_ref().is_some_and(|known| known.id == written.message.id)
             })
         };
-        let items = self.state.codex.threads.values().flat_map(|thread| &thread.history);
-        items.filter(|recorded| is_it(&recorded.input.id)).count()
+        let count = |lost: bool| {
+            let threads = self.state.codex.threads.values().filter(|thread| thread.lost == lost);
+            threads.flat_map(|thread| &thread.history).filter(|recorded| is_it(&recorded.input.id)).count()
+        };
+        // What was lost with a thread may have to be given again.
+        let given = count(false);
+        if given > 0 { given } else { count(true).min(1) }
     }
 
     /// Each message for the broker stands in the agent's history exactly once, or the thread was told.
@@ -162,8 +175,9 @@ impl Judge<'_> {
             let Some(key) = &written.key else { continue };
             let posts = standing.entry(key).or_default();
             posts.push(written);
-            if posts.len() > 1 && !written.message.text.starts_with(MAYBE_DUPLICATE) {
-                wrong.push(format!("{key} stands in the thread {} times", posts.len()));
+            let unmarked = posts.iter().filter(|post| !post.message.text.starts_with(MAYBE_DUPLICATE)).count();
+            if unmarked > 1 {
+                wrong.push(format!("{key} stands in the thread {unmarked} times without the mark"));
             }
             if posts.len() > 1 {
                 continue;
@@ -192,12 +206,8 @@ impl Judge<'_> {
                     let refused = |other: &&crate::facts::Planned| {
                         other.part.post == part.post && other.part.state == PartState::Refused
                     };
-                    let stopped = self
-                        .state
-                        .facts
-                        .stops
-                        .iter()
-                        .any(|stop| stop.session == part.thread && stop.when >= planned.when);
+                    let stops = &self.state.facts.stop_rows;
+                    let stopped = stops.iter().any(|(thread, when)| *thread == part.thread && *when >= planned.when);
                     if !stopped && !self.state.facts.parts.values().any(|other| refused(&other)) {
                         wrong.push(format!("{key} was dropped for no reason"));
                     }

@@ -153,6 +153,7 @@ async fn live(scenario: &Scenario, world: &World, store: &Arc<SqliteStore>, plac
             Err(error) => return Life::Never(error.to_string()),
         };
         let now = world.lock().now();
+        busy_at = busy_at.max(world.lock().happened);
         if let Some(what) = busy {
             busy_at = now;
             if now > PATIENCE {

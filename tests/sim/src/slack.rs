@@ -29,6 +29,8 @@ const ACK_LIMIT: u64 = 3_000;
 const RETRIES: [u64; 3] = [1, 60_000, 300_000];
 /// A connection on which nothing comes is given up after this time.
 const SILENCE: u64 = 25_000;
+/// A status that nobody renews is taken away by the platform after this time.
+const STATUS_KEPT: u64 = 120_000;
 /// Messages on one page, so that there are several.
 const PAGE: usize = 4;
 /// The longest part, in characters: short, so that posts have several.
@@ -63,7 +65,9 @@ pub enum SlackEvent {
     /// Whether it was acknowledged.
     Acked(usize, usize),
     /// A call has its effect.
-    Land(u32, OpKey, ChatOp),
+    Land(u32, OpKey, ChatOp, u32),
+    /// What stands beside a thread is taken away by the platform itself.
+    Expires(ThreadKey),
     /// A connection stands again.
     Up(usize),
     /// A connection is found dead.
@@ -296,7 +300,16 @@ impl State {
                     self.after(*pause, Event::Slack(SlackEvent::Deliver(index, attempt + 1)));
                 }
             }
-            SlackEvent::Land(count, key, op) => self.land(count, key, op),
+            SlackEvent::Land(count, key, op, life) => {
+                if let ChatOp::Status { thread, text: Some(_) } = &op
+                    && life < self.life
+                {
+                    // A call that a broker made who is gone: the platform takes the status away after two minutes.
+                    self.after(STATUS_KEPT, Event::Slack(SlackEvent::Expires(thread.clone())));
+                }
+                self.land(count, key, op);
+            }
+            SlackEvent::Expires(thread) => drop(self.slack.standing.remove(&thread)),
             SlackEvent::Up(index) => {
                 if self.slack.linked {
                     let socket = &mut self.slack.sockets[index];
@@ -610,7 +623,8 @@ impl ChatTransport for SimSlack {
             }
             if let Some(after) = lands {
                 let number = if call == Call::Post { count } else { 0 };
-                state.after(after, Event::Slack(SlackEvent::Land(number, key.clone(), op.clone())));
+                let life = state.life;
+                state.after(after, Event::Slack(SlackEvent::Land(number, key.clone(), op.clone(), life)));
             }
         }
         self.world.tell();

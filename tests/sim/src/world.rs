@@ -64,6 +64,8 @@ pub struct State {
     pub life: u32,
     /// Set when the broker is to be ended: nothing that it does has an effect any more.
     pub ended: Option<Ended>,
+    /// When something last happened by itself.
+    pub happened: u64,
     /// Whether the broker is asked to end in order.
     pub drain: bool,
     /// The platform.
@@ -223,6 +225,7 @@ impl World {
             ids: 0,
             life: 0,
             ended: None,
+            happened: 0,
             drain: false,
             slack: Slack::new(scenario.sockets),
             codex: Codex::default(),
@@ -284,6 +287,7 @@ impl World {
     fn happen(&self) {
         let mut state = self.lock();
         while state.due().is_some_and(|at| at <= state.now()) {
+            state.happened = state.now();
             match state.pop() {
                 Some(Event::Step(what)) => state.step(what),
                 Some(Event::Slack(event)) => state.slack_event(event),
