@@ -454,7 +454,9 @@ impl SimCodex {
                 if !state.alive(process) || state.codex.current != Some(process) {
                     return None;
                 }
-                match state.hangs(process) {
+                // It reads its requests in the order in which they were written.
+                let read = state.codex.read_until.get(&process).copied().filter(|at| *at > state.now());
+                match state.hangs(process).max(read) {
                     None => return Some(process),
                     Some(_) if state.now() >= begun + patience => return None,
                     Some(until) => (until - state.now()).min(500),
@@ -587,24 +589,16 @@ impl AgentRuntime for SimCodex {
             // A process reads its requests in the order in which they were written.
             let at = (now + wait).max(state.codex.read_until.get(&process).copied().unwrap_or_default());
             state.codex.read_until.insert(process, at);
-            let arrive = CodexEvent::Arrive(process, count, thread.clone(), input.clone());
+            // No call has the number 0: nobody hears that answer.
+            let call = if fault == Some(Fault::AnswerLost) { 0 } else { count };
+            let arrive = CodexEvent::Arrive(process, call, thread.clone(), input.clone());
             state.at(at, Event::Codex(arrive));
             let (sender, answered) = oneshot::channel();
-            if fault != Some(Fault::AnswerLost) {
-                state.codex.waiting.insert(count, (process, sender));
-                Some(answered)
-            } else {
-                None
-            }
+            state.codex.waiting.insert(count, (process, sender));
+            answered
         };
         self.world.tell();
-        let answer = match answered {
-            Some(answered) => tokio::time::timeout(Duration::from_millis(LIMIT), answered).await.ok().and_then(Result::ok),
-            None => {
-                self.world.sleep(LIMIT).await;
-                None
-            }
-        };
+        let answer = tokio::time::timeout(Duration::from_millis(LIMIT), answered).await.ok().and_then(Result::ok);
         self.world.leave(Call::Submit, count).await;
         answer.unwrap_or(Err(SubmitError::Unknown { limit: Duration::from_millis(LIMIT) }))
     }

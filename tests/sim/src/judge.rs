@@ -138,7 +138,7 @@ impl Judge<'_> {
             row.state == InboxState::Parked && row.message.as_ref().is_some_and(|known| known.id == message.id)
         });
         let told = |text: &str| self.state.slack.own(&thread).any(|post| post.message.text.contains(text));
-        if parked && told("put aside") {
+        if parked && told("could not be given to the agent") {
             return;
         }
         wrong.push(format!("m{number} was never given to the agent, and nobody was told"));
