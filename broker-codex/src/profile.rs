@@ -22,6 +22,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use broker_core::access::SessionApi;
 use serde_json::{Map, Value, json};
 
 use crate::config::{CodexConfig, SandboxMode, StartError};
@@ -216,7 +217,7 @@ impl Profile {
     }
 
     /// The configuration of one thread. It is not kept by Codex, so it goes with every start and resume.
-    pub(crate) fn thread_config(&self, workspace: &Path, mcp_servers: &[String]) -> Value {
+    pub(crate) fn thread_config(&self, workspace: &Path, mcp_servers: &[String], api: Option<&SessionApi>) -> Value {
         let tmp = workspace.join(".tmp");
         let mut set: Map<String, Value> =
             self.agent_env.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
@@ -228,6 +229,10 @@ impl Profile {
         set.insert("HOME".to_owned(), json!(self.home));
         set.insert("TMPDIR".to_owned(), json!(tmp));
         set.insert(MARK.to_owned(), json!(self.data_root));
+        if let Some(SessionApi { base, token }) = api.filter(|_| self.reaches_network()) {
+            set.insert("BROKER_API_BASE".to_owned(), json!(base));
+            set.insert("BROKER_TOKEN".to_owned(), json!(token.expose()));
+        }
         let off = mcp_servers.iter().map(|name| (name.clone(), json!({"enabled": false}))).collect::<Map<_, _>>();
         let mut config = json!({
             // Else a repository's own .codex/config.toml is read, and the programs that it names are started.
@@ -239,6 +244,11 @@ impl Profile {
             config["mcp_servers"] = Value::Object(off);
         }
         config
+    }
+
+    /// Whether the agent's commands reach anything beside their files.
+    fn reaches_network(&self) -> bool {
+        self.network || self.mode == SandboxMode::DangerFullAccess
     }
 
     /// Whether a thread that was opened is confined as configured; what is wrong otherwise.
@@ -326,6 +336,9 @@ fn quote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use broker_core::access::{InstallKey, KEY_BYTES};
+    use broker_core::store::SessionId;
+
     use super::*;
 
     fn profile(mode: SandboxMode) -> Profile {
@@ -402,8 +415,11 @@ mod tests {
     #[test]
     fn a_thread_is_untrusted_has_its_own_places_and_no_mcp_server() {
         let workspace = Path::new("/data/sessions/a/workspace");
-        let config =
-            profile(SandboxMode::WorkspaceWrite).thread_config(workspace, &["odd.na me".to_owned(), "b".to_owned()]);
+        let config = profile(SandboxMode::WorkspaceWrite).thread_config(
+            workspace,
+            &["odd.na me".to_owned(), "b".to_owned()],
+            None,
+        );
         let expected = json!({
             "projects": {"/data/sessions/a/workspace": {"trust_level": "untrusted"}},
             "allow_login_shell": false,
@@ -420,6 +436,23 @@ mod tests {
             }},
         });
         assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn commands_that_reach_the_network_are_told_how_to_reach_the_broker() {
+        let token = InstallKey::new([7; KEY_BYTES]).token(&SessionId::new("s-1"), 1);
+        let api = SessionApi { base: "http://127.0.0.1:3000".to_owned(), token: token.clone() };
+        let workspace = Path::new("/data/sessions/a/workspace");
+        let set = |profile: &Profile| {
+            profile.thread_config(workspace, &[], Some(&api))["shell_environment_policy"]["set"].clone()
+        };
+        let open = profile(SandboxMode::WorkspaceWrite);
+        assert_eq!(set(&open)["BROKER_API_BASE"], "http://127.0.0.1:3000");
+        assert_eq!(set(&open)["BROKER_TOKEN"], token.expose());
+        let closed = Profile { network: false, ..profile(SandboxMode::WorkspaceWrite) };
+        assert_eq!((&set(&closed)["BROKER_API_BASE"], &set(&closed)["BROKER_TOKEN"]), (&Value::Null, &Value::Null));
+        let danger = Profile { network: false, ..profile(SandboxMode::DangerFullAccess) };
+        assert!(set(&danger)["BROKER_TOKEN"].is_string(), "nothing is closed there");
     }
 
     #[test]

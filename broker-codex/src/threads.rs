@@ -71,7 +71,7 @@ pub(crate) async fn open(
 ) -> Result<Loaded, OpenError> {
     let servers = mcp_servers(rpc).await?;
     let mut params = profile.thread_params(workspace);
-    params.insert("config".to_owned(), profile.thread_config(workspace, &servers));
+    params.insert("config".to_owned(), profile.thread_config(workspace, &servers, spec.api.as_ref()));
     let answer = match known {
         None => {
             params.insert("developerInstructions".to_owned(), json!(spec.instructions));

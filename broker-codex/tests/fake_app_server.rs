@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_codex::{ApprovalPolicy, Codex, CodexConfig, SandboxMode};
+use broker_core::access::{InstallKey, KEY_BYTES, SessionApi, SessionToken};
 use broker_core::agent::{
     AgentAnswer, AgentEvent, AgentInput, AgentRuntime, AgentThreadId, Epoch, Fate, InputId, InterruptError, OpenError,
     SubmitError, ThreadSpec, TurnId, TurnOutcome,
 };
 use broker_core::chat::{ConversationId, InstallationId, MessageId, ThreadKey};
 use broker_core::clock::SystemClock;
+use broker_core::store::SessionId;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -128,6 +130,11 @@ async fn start(root: tempfile::TempDir, config: CodexConfig) -> Bench {
     Bench { root, codex, events }
 }
 
+/// The token of the one session there is.
+fn token() -> SessionToken {
+    InstallKey::new([7; KEY_BYTES]).token(&SessionId::new("s-1"), 1)
+}
+
 impl Bench {
     fn spec(&self) -> ThreadSpec {
         ThreadSpec {
@@ -139,6 +146,7 @@ impl Bench {
             workspace: self.root.path().join("data/sessions/a/workspace"),
             instructions: "be brief".to_owned(),
             tools: Vec::new(),
+            api: Some(SessionApi { base: "http://127.0.0.1:3000".to_owned(), token: token() }),
         }
     }
 
@@ -220,6 +228,10 @@ async fn what_codex_is_told_names_the_profile_and_holds_no_secret() {
     assert_eq!(start["config"]["mcp_servers"]["odd.na me"]["enabled"], false);
     assert_eq!(start["config"]["shell_environment_policy"]["set"]["GH_TOKEN"], "gh");
     assert!(start["config"]["shell_environment_policy"]["set"].get("NPM_TOKEN").is_none());
+    assert_eq!(start["config"]["shell_environment_policy"]["set"]["BROKER_TOKEN"], token().expose());
+    for text in [&argv, &env, &start["developerInstructions"].to_string()] {
+        assert!(!text.contains(token().expose()), "{text}");
+    }
     assert_eq!(line("account/login/start")["apiKey"], "sk-secret");
     assert_eq!(line("initialize")["capabilities"]["experimentalApi"], true);
     bench.codex.shutdown(PATIENCE).await;

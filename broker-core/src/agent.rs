@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
+use crate::access::SessionApi;
 use crate::chat::ThreadKey;
 use crate::health::PartHealth;
 use crate::ids::string_id;
@@ -60,6 +61,8 @@ pub struct ThreadSpec {
     pub instructions: String,
     /// The tools that it is offered.
     pub tools: Vec<ToolSpec>,
+    /// How its commands reach the broker, where there is a way.
+    pub api: Option<SessionApi>,
 }
 
 /// A thread that is open: loaded in the runtime, its events subscribed.

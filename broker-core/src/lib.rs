@@ -111,6 +111,7 @@
 //!
 //! [`Broker::drain`](engine::Broker::drain) makes the first few of these rare and is not needed for any of them.
 
+pub mod access;
 pub mod admission;
 pub mod agent;
 pub mod attachments;

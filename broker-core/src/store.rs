@@ -146,6 +146,8 @@ pub struct SessionRecord {
     pub status_shown: bool,
     /// The next number for an id of this session.
     pub next_number: u64,
+    /// Which of the session's tokens is good: an earlier one was revoked.
+    pub token_generation: u64,
     /// When it was created.
     pub created_at: Timestamp,
     /// When a person or the agent last did something in it.

@@ -15,7 +15,9 @@ mod data_root;
 mod group;
 mod inbox;
 mod inline;
+mod install_key;
 mod journal;
+mod lookup;
 mod outbox;
 mod people;
 mod prune;
@@ -29,5 +31,7 @@ mod turns;
 mod writer;
 
 pub use data_root::{DataRoot, DataRootError};
+pub use install_key::{KeyError, read_install_key};
+pub use lookup::find_sessions;
 pub use schema::OpenError;
 pub use store::SqliteStore;

@@ -1,5 +1,6 @@
 //! The tables, and how an older database becomes a newer one.
 
+use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,8 +10,12 @@ use rusqlite::{Connection, OpenFlags};
 
 /// The steps from an empty database to the present one. A step is never changed once it was released: a change is a new
 /// step. The number of steps taken is the database's `user_version`.
-const STEPS: &[&str] =
-    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
+const STEPS: &[&str] = &[
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+    include_str!("schema/0003.sql"),
+    include_str!("schema/0004.sql"),
+];
 
 /// Statements that a connection keeps prepared: more than the crate has.
 const STATEMENTS: usize = 64;
@@ -33,6 +38,18 @@ pub enum OpenError {
         found: usize,
         /// The newest schema that this broker knows.
         known: usize,
+    },
+    /// It is not there.
+    #[error("there is no database {path}: no broker has run on this data root yet")]
+    Missing {
+        /// The database.
+        path: PathBuf,
+    },
+    /// It was written by an older broker, and this is no time to change it.
+    #[error("the database {path} is of an older broker: start the broker once")]
+    Older {
+        /// The database.
+        path: PathBuf,
     },
     /// It cannot be read or brought to the present schema.
     #[error(
@@ -84,6 +101,21 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
         Ok(connection)
     };
     open().map_err(|source| OpenError::Unusable { path: path.to_owned(), source })
+}
+
+/// Opens a database for a look, when it is there and of the present schema.
+pub(crate) fn open_present(path: &Path) -> Result<Connection, OpenError> {
+    let at = || path.to_owned();
+    if !path.exists() {
+        return Err(OpenError::Missing { path: at() });
+    }
+    let connection = open_reader(path)?;
+    let found = version(&connection).map_err(|source| OpenError::Unusable { path: at(), source })?;
+    match found.cmp(&STEPS.len()) {
+        Ordering::Equal => Ok(connection),
+        Ordering::Less => Err(OpenError::Older { path: at() }),
+        Ordering::Greater => Err(OpenError::Newer { path: at(), found, known: STEPS.len() }),
+    }
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<usize> {
@@ -155,6 +187,7 @@ mod tests {
         assert_eq!(version(&connection).unwrap(), STEPS.len());
         let record = sessions::session(&connection, &"T/C:1".parse().unwrap()).unwrap().unwrap();
         assert_eq!((record.next_number, record.people.len(), record.status_shown), (3, 0, false));
+        assert_eq!(record.token_generation, 1);
         let rows = inbox::open(&connection, &"T/C:1".parse().unwrap()).unwrap();
         assert_eq!((rows[0].id.as_str(), rows[0].attempts, rows[0].withdrawn), ("i1", 2, false));
     }
@@ -166,7 +199,7 @@ mod tests {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let before = std::fs::read(&path).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found: 99, known: 3, .. }), "{error}");
+        assert!(matches!(error, OpenError::Newer { found: 99, known: 4, .. }), "{error}");
         assert!(error.to_string().contains("newer broker"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }

@@ -15,7 +15,7 @@ use crate::{inbox, journal, outbox, turns};
 
 pub(crate) const RECORD: &str = "SELECT key, id, channel_name, conversation_kind, started_by, started_with, folder,
          agent_thread, agent_confirmed, running_turn, watermark, stopped_at, notice_cause, notice_at, people,
-         status_shown, next_number, created_at, last_activity
+         status_shown, next_number, token_generation, created_at, last_activity
      FROM sessions WHERE key = ?1";
 /// Another bot's words alone give nobody anything to do: they go along with the next message. A status that may stand
 /// beside a thread is to be taken away after a crash, and is no work otherwise.
@@ -125,10 +125,10 @@ fn put_record(connection: &Connection, name: &str, record: &SessionRecord) -> Sq
     let mut statement = connection.prepare_cached(
         "INSERT INTO sessions (key, id, channel_name, conversation_kind, started_by, started_with, folder, agent_thread,
              agent_confirmed, running_turn, watermark, stopped_at, notice_cause, notice_at, people, status_shown,
-             next_number, created_at, last_activity)
+             next_number, token_generation, created_at, last_activity)
          VALUES (:key, :id, :channel_name, :conversation_kind, :started_by, :started_with, :folder, :agent_thread,
              :agent_confirmed, :running_turn, :watermark, :stopped_at, :notice_cause, :notice_at, :people,
-             :status_shown, :next_number, :created_at, :last_activity)
+             :status_shown, :next_number, :token_generation, :created_at, :last_activity)
          ON CONFLICT (key) DO UPDATE SET
              id = excluded.id, channel_name = excluded.channel_name, conversation_kind = excluded.conversation_kind,
              started_by = excluded.started_by, started_with = excluded.started_with, folder = excluded.folder,
@@ -136,7 +136,8 @@ fn put_record(connection: &Connection, name: &str, record: &SessionRecord) -> Sq
              running_turn = excluded.running_turn, watermark = excluded.watermark, stopped_at = excluded.stopped_at,
              notice_cause = excluded.notice_cause, notice_at = excluded.notice_at,
              people = excluded.people, status_shown = excluded.status_shown, next_number = excluded.next_number,
-             created_at = excluded.created_at, last_activity = excluded.last_activity",
+             token_generation = excluded.token_generation, created_at = excluded.created_at,
+             last_activity = excluded.last_activity",
     )?;
     statement.execute(named_params! {
         ":key": name,
@@ -156,6 +157,7 @@ fn put_record(connection: &Connection, name: &str, record: &SessionRecord) -> Sq
         ":people": Json(&record.people),
         ":status_shown": record.status_shown,
         ":next_number": record.next_number,
+        ":token_generation": record.token_generation,
         ":created_at": record.created_at.as_millis(),
         ":last_activity": record.last_activity.as_millis(),
     })?;
@@ -182,6 +184,7 @@ fn read_record(row: &Row<'_>, key: &ThreadKey) -> rusqlite::Result<SessionRecord
         people: sql::document(row, "people")?,
         status_shown: row.get("status_shown")?,
         next_number: row.get("next_number")?,
+        token_generation: row.get("token_generation")?,
         created_at: sql::moment(row, "created_at")?,
         last_activity: sql::moment(row, "last_activity")?,
     })

@@ -93,6 +93,7 @@ impl Bench {
             workspace: self.root.join("data/sessions").join(session).join("workspace"),
             instructions: "This is a test.".to_owned(),
             tools: Vec::new(),
+            api: None,
         }
     }
 

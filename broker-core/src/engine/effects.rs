@@ -11,6 +11,7 @@ use super::files::SessionFiles;
 use super::registry::Letter;
 use super::statuses::{self, Wish};
 use super::{Shared, sender};
+use crate::access::SessionApi;
 use crate::agent::{
     AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec, TurnId,
 };
@@ -128,7 +129,12 @@ impl Hands {
             workspace: workspace.clone(),
             repos_root: self.shared.settings.repos_root.clone(),
         });
-        ThreadSpec { session: self.key.clone(), workspace, instructions, tools: thread_tools::specs() }
+        let api = self.shared.settings.api.as_ref();
+        let api = api.map(|api| SessionApi {
+            base: api.base.clone(),
+            token: api.key.token(&record.id, record.token_generation),
+        });
+        ThreadSpec { session: self.key.clone(), workspace, instructions, tools: thread_tools::specs(), api }
     }
 
     /// Checks and copies a file; the answer comes back as an input.

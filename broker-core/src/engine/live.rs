@@ -242,14 +242,8 @@ impl Session {
         match letter {
             Letter::Wake => Ok(()),
             Letter::Input(input) => self.steps(*input).await,
-            Letter::Refused(outcome, told) => {
-                self.step(SessionInput::PostSettled(*outcome)).await?;
-                // Whoever asked may have gone away.
-                let _ = told.send(());
-                Ok(())
-            }
-            Letter::Retry(answer) => {
-                self.step(SessionInput::Retry).await?;
+            Letter::Asked(input, answer) => {
+                self.step(*input).await?;
                 // Whoever asked may have gone away.
                 let _ = answer.send(self.machine.is_some());
                 Ok(())

@@ -19,8 +19,10 @@
 //! | `statuses` | one task per thread beside which something stands |
 //! | `supervisor` | the runtime's events, handed to their sessions |
 //! | `turns` | how many turns run at once |
+//! | `door` | the way in for whoever is neither the platform nor the agent |
 //! | `people` | who somebody is, remembered for a day |
 
+mod door;
 mod effects;
 mod files;
 mod intake;
@@ -41,10 +43,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::InstallKey;
 use crate::admission::Policy;
 use crate::agent::AgentRuntime;
 use crate::chat::{ChatTransport, InstallationId, ThreadKey};
@@ -57,11 +60,12 @@ use crate::store::{OwnerId, StateStore, StoreError};
 use crate::workspace::Workspaces;
 
 use people::People;
-use registry::{Letter, Registry};
+use registry::Registry;
 use sender::Sender;
 use statuses::Statuses;
 use turns::Turns;
 
+pub use door::{AskError, Door};
 pub use turns::TurnCounts;
 
 /// The implementations that a broker is made of.
@@ -124,6 +128,17 @@ pub struct Settings {
     pub journal_kept: Duration,
     /// Where workspaces are made.
     pub workspaces: Workspaces,
+    /// How the agent's commands reach the broker, where there is a way.
+    pub api: Option<ApiSettings>,
+}
+
+/// How the agent's commands reach the broker.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// Where the local API is: `http://<host>:<port>`.
+    pub base: String,
+    /// What the sessions' tokens are made from.
+    pub key: Arc<InstallKey>,
 }
 
 impl Settings {
@@ -147,6 +162,7 @@ impl Settings {
             recovery_every: Duration::from_secs(15 * 60),
             journal_kept: Duration::from_secs(7 * 24 * 60 * 60),
             workspaces: Workspaces::default(),
+            api: None,
         }
     }
 }
@@ -169,20 +185,6 @@ pub(crate) struct Shared {
     pub(crate) closing: CancellationToken,
     /// Sessions and the sender end.
     pub(crate) ending: CancellationToken,
-}
-
-/// Why a session could not be asked to try again.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RetryError {
-    /// There is none.
-    #[error("there is no session in this thread: it begins with a mention or a direct message")]
-    NoSession,
-    /// Its queue is full, or the broker is ending.
-    #[error("the session cannot take the request now: try again in a moment")]
-    Busy,
-    /// The store could not be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// A running broker. Dropping it stops its tasks without a drain; what was committed goes on with the next one.
@@ -281,17 +283,13 @@ impl Broker {
     /// # Errors
     ///
     /// When there is no such session, or the broker cannot take the request.
-    pub async fn retry(&self, session: &ThreadKey) -> Result<(), RetryError> {
-        if !self.shared.registry.is_live(session) && self.shared.parts.store.session(session).await?.is_none() {
-            return Err(RetryError::NoSession);
-        }
-        let (answer, asked) = oneshot::channel();
-        registry::try_send(&self.shared, session, Letter::Retry(answer)).map_err(|_| RetryError::Busy)?;
-        match asked.await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(RetryError::NoSession),
-            Err(_) => Err(RetryError::Busy),
-        }
+    pub async fn retry(&self, session: &ThreadKey) -> Result<(), AskError> {
+        self.door().retry(session).await
+    }
+
+    /// The way to this broker's sessions for whoever is neither the platform nor the agent.
+    pub fn door(&self) -> Door {
+        Door::new(&self.shared)
     }
 
     /// How many turns run, and how many wait.

@@ -22,10 +22,8 @@ pub(super) enum Letter {
     Message(Box<live::Incoming>),
     /// An input for the machine.
     Input(Box<SessionInput>),
-    /// Somebody asks that what was put aside be tried again; answered once that is durable, with whether there is a session.
-    Retry(oneshot::Sender<bool>),
-    /// A post was refused; answered once what follows from that is durable.
-    Refused(Box<PostOutcome>, oneshot::Sender<()>),
+    /// An input of somebody who waits for it: answered once it is durable, with whether there is a session.
+    Asked(Box<SessionInput>, oneshot::Sender<bool>),
     /// Nothing but the wish that the session is live.
     Wake,
 }

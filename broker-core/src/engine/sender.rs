@@ -255,7 +255,7 @@ async fn refused(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Res
 /// Tells a session that a post was refused; says whether that is durable.
 async fn is_told(shared: &Arc<Shared>, row: &PartRow, outcome: PostOutcome) -> bool {
     let (answer, told) = oneshot::channel();
-    let letter = Letter::Refused(Box::new(outcome), answer);
+    let letter = Letter::Asked(Box::new(SessionInput::PostSettled(outcome)), answer);
     if registry::try_send(shared, &row.thread, letter).is_err() {
         return false;
     }

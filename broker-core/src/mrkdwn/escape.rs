@@ -115,7 +115,8 @@ pub(super) fn address(raw: &str) -> Option<String> {
     Some(out)
 }
 
-/// What stands beside text whose neighbour is a mark, code or a link of its own line: neither a space nor a letter.
+/// What stands beside text whose neighbour is a mark of its own line: neither a space nor a letter, and no zero-width
+/// space comes between, since a mark with a space on its inner side is none.
 pub(super) const EDGE: char = '\0';
 
 /// Which signs could be read as a pair on a line, real marks included. One that has no partner is left as it is, so that
@@ -198,7 +199,8 @@ pub(super) fn push_prose(out: &mut String, c: char, prev: Option<char>, rest: &s
     }
     // Code may begin with a space: beside a backtick the zero-width space stands before that too.
     let code = c == '`';
-    let apart = |side: Option<char>| !is_space(side) || code && side.is_some_and(char::is_whitespace);
+    let apart =
+        |side: Option<char>| side != Some(EDGE) && (!is_space(side) || code && side.is_some_and(char::is_whitespace));
     if apart(prev) && !out.ends_with(ZERO_WIDTH_SPACE) {
         out.push(ZERO_WIDTH_SPACE);
     }
@@ -233,20 +235,6 @@ fn ends_in_emoji(text: &str) -> bool {
     name < text.len()
         && text[name..].chars().all(in_emoji)
         && outside.is_some_and(|c| !c.is_some_and(char::is_alphanumeric))
-}
-
-/// The byte behind the signs that a word begins with, and the one before those that it ends with, as far as they are
-/// disarmed. Of a word that is nothing but such signs both are its length.
-pub(super) fn signs_around(word: &str, marks: &Marks) -> (usize, usize) {
-    let letter = |c: char| !Marks::SIGNS.contains(&c) && !is_zero_width(c);
-    let (Some(first), Some(last)) = (word.find(letter), word.rfind(letter)) else {
-        let disarmed = |c: char| is_zero_width(c) || marks.threatens(c, Some(EDGE), Some(EDGE));
-        return (if word.contains(disarmed) { word.len() } else { 0 }, word.len());
-    };
-    // What is disarmed has a zero-width space between itself and a letter.
-    let lead = word[..first].rfind(is_zero_width).map_or(0, |at| at + ZERO_WIDTH_SPACE.len_utf8());
-    let tail = word[last..].find(is_zero_width).map_or(word.len(), |at| last + at);
-    (lead, tail)
 }
 
 fn pings(prev: Option<char>, rest: &str) -> bool {

@@ -186,8 +186,6 @@ pub(super) struct Token {
     style: Style,
     /// For each mark it has: the token behind the last one that goes on having it.
     until: [usize; 3],
-    /// The bytes behind the signs of the text that it begins with, and before those that it ends with.
-    signs: (usize, usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,7 +261,10 @@ impl Sides {
 }
 
 fn sides(runs: &[Run], index: usize) -> Sides {
-    Sides { before: (index > 0).then_some(EDGE), after: (index + 1 < runs.len()).then_some(EDGE) }
+    let side = |neighbour: Option<&Run>| {
+        neighbour.map(|run| if runs.get(index).is_some_and(|own| own.style == run.style) { '|' } else { EDGE })
+    };
+    Sides { before: side(index.checked_sub(1).and_then(|index| runs.get(index))), after: side(runs.get(index + 1)) }
 }
 
 fn count(runs: &[Run]) -> Marks {
@@ -296,11 +297,7 @@ struct Maker {
 impl Maker {
     fn push(&mut self, kind: TokenKind, text: String, style: Style) {
         let chars = text.chars().count();
-        let signs = match kind {
-            TokenKind::Word => escape::signs_around(&text, &self.marks),
-            _ => (0, text.len()),
-        };
-        self.tokens.push(Token { kind, text, chars, style, until: [0; 3], signs });
+        self.tokens.push(Token { kind, text, chars, style, until: [0; 3] });
     }
 
     fn space(&mut self, c: char, style: Style) {
@@ -344,11 +341,7 @@ impl Maker {
         let mut rest = text.as_str();
         while !rest.is_empty() {
             let (head, tail) = rest.split_at(escape::cut(rest, self.limit - 2));
-            // Beside what takes no room a backtick is none.
-            let head = head.trim_matches(escape::is_zero_width);
-            if !head.is_empty() {
-                self.push(TokenKind::Code, format!("`{head}`"), style);
-            }
+            self.push(TokenKind::Code, format!("`{head}`"), style);
             rest = tail;
         }
     }
@@ -427,15 +420,10 @@ enum Last {
 }
 
 /// Writes tokens as mrkdwn: marks never touch a space on their inner side nor a letter on their outer side.
-///
-/// Nor do they touch a sign of the text on their inner side, for which nothing could be done there: it needs a space beside
-/// it, which the mark may not have. Such a sign stands outside, without the type of its text.
 pub(super) struct Writer {
     out: String,
     chars: usize,
     open: Vec<Mark>,
-    /// Where what is open would be closed: signs of the text may stand behind it.
-    end: usize,
     spaces: String,
     /// The style of those spaces.
     space_style: Style,
@@ -450,7 +438,6 @@ impl Writer {
             out: String::new(),
             chars: 0,
             open: Vec::new(),
-            end: 0,
             spaces: String::new(),
             space_style: Style::default(),
             last: Last::Open,
@@ -458,9 +445,9 @@ impl Writer {
         }
     }
 
-    /// How long the text would be at most if it ended here, in characters.
+    /// How long the text would be if it ended here, in characters.
     pub(super) fn closed_chars(&self) -> usize {
-        self.chars + self.open.len() + usize::from(self.end < self.out.len())
+        self.chars + self.open.len()
     }
 
     /// The text, every mark closed.
@@ -488,40 +475,24 @@ impl Writer {
             self.last = Last::Text;
         }
         let opening = self.opening(token);
-        let (lead, tail) = token.signs;
-        let (signs, text) = token.text.split_at(if opening.is_empty() { 0 } else { lead });
-        if !signs.is_empty() {
-            self.append(signs, &[], TokenKind::Word);
-        }
-        if !text.is_empty() {
-            self.append(text, &opening, token.kind);
-        }
-        if lead < token.text.len() {
-            self.end = self.out.len() - (token.text.len() - tail);
-        }
-    }
-
-    fn append(&mut self, text: &str, opening: &[Mark], kind: TokenKind) {
-        let formats = !opening.is_empty() || kind == TokenKind::Code;
+        let formats = !opening.is_empty() || token.kind == TokenKind::Code;
         let apart = match self.last {
             Last::Open => false,
             Last::Text => formats && !self.out.ends_with(is_edge),
-            Last::Closed => formats || !text.starts_with(is_edge),
+            Last::Closed => formats || !token.text.starts_with(is_edge),
         };
         // A `>` at the start of a line would make a quote, escaped or not.
-        let quotes = self.at_line_start && self.out.is_empty() && text.starts_with("&gt;");
+        let quotes = self.at_line_start && self.out.is_empty() && token.text.starts_with("&gt;");
         if apart || quotes {
             self.write(ZERO_WIDTH_SPACE);
         }
         for mark in opening {
             self.write(mark.sign());
-            self.open.push(*mark);
+            self.open.push(mark);
         }
-        let again = if self.out.ends_with(ZERO_WIDTH_SPACE) { text.strip_prefix(ZERO_WIDTH_SPACE) } else { None };
-        let text = again.unwrap_or(text);
-        self.out.push_str(text);
-        self.chars += text.chars().count();
-        self.last = if kind == TokenKind::Code { Last::Closed } else { Last::Text };
+        self.out.push_str(&token.text);
+        self.chars += token.chars;
+        self.last = if token.kind == TokenKind::Code { Last::Closed } else { Last::Text };
     }
 
     /// The marks that open before the token: those that stay longest outermost.
@@ -532,24 +503,12 @@ impl Writer {
         opening
     }
 
-    /// Closes marks until so many are open, before the signs that the text ends with.
     fn close(&mut self, kept: usize) {
-        if self.open.len() <= kept {
-            return;
-        }
-        let signs = self.out.split_off(self.end);
-        for mark in self.open.drain(kept..).rev() {
-            self.out.push(mark.sign());
-            self.chars += 1;
-        }
-        self.end = self.out.len();
-        self.last = Last::Closed;
-        if !signs.is_empty() {
-            if !signs.starts_with(is_edge) {
-                self.write(ZERO_WIDTH_SPACE);
+        while self.open.len() > kept {
+            if let Some(mark) = self.open.pop() {
+                self.write(mark.sign());
+                self.last = Last::Closed;
             }
-            self.out.push_str(&signs);
-            self.last = Last::Text;
         }
     }
 

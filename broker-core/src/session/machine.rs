@@ -204,6 +204,7 @@ impl SessionMachine {
             people: Vec::new(),
             status_shown: false,
             next_number: 1,
+            token_generation: 1,
             created_at: now,
             last_activity: now,
         };
@@ -300,6 +301,10 @@ impl SessionMachine {
             SessionInput::Edited { arrival, known } => self.edited(arrival, known, now, draft),
             SessionInput::Deleted { journal, message, known } => self.deleted(journal, message, known, now, draft),
             SessionInput::Retry => self.retry(now, draft),
+            SessionInput::RevokeToken => {
+                self.record.token_generation += 1;
+                draft.record = true;
+            }
             SessionInput::Stop { arrival } => self.stop(arrival, now, draft),
             SessionInput::StopElsewhere { at } => {
                 self.cancel_all(at, now, draft);

@@ -96,6 +96,8 @@ pub enum SessionInput {
     },
     /// Somebody asks that what was put aside or waits for another try be tried now.
     Retry,
+    /// Somebody asks that the tokens that were given out for the session open nothing any more.
+    RevokeToken,
     /// `-stop` in this thread.
     Stop {
         /// The message that said so.

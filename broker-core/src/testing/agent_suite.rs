@@ -80,6 +80,7 @@ impl AgentBench {
                 description: "Posts a message.",
                 input_schema: json!({"type": "object", "properties": {"text": {"type": "string"}}}),
             }],
+            api: None,
         }
     }
 

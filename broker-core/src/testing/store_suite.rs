@@ -180,6 +180,7 @@ fn record(key: &ThreadKey) -> SessionRecord {
         people: Vec::new(),
         status_shown: false,
         next_number: 3,
+        token_generation: 1,
         created_at: Timestamp::from_millis(1),
         last_activity: Timestamp::from_millis(2),
     }
@@ -196,6 +197,7 @@ fn full_record(key: &ThreadKey) -> SessionRecord {
         last_notice: Some(("quota".to_owned(), Timestamp::from_millis(-5))),
         people: vec![Mentionable { id: PersonId::new("U1"), names: vec!["Ada \"A\" L.".to_owned(), "ada".to_owned()] }],
         status_shown: true,
+        token_generation: 7,
         ..record(key)
     }
 }

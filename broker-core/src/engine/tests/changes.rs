@@ -1,7 +1,7 @@
 //! Messages that are changed, deleted, put aside; turns that wait for each other.
 
 use super::*;
-use crate::engine::RetryError;
+use crate::engine::AskError;
 use crate::session::MAX_ATTEMPTS;
 
 fn held() -> impl Fn(&AgentInput) -> Vec<Act> {
@@ -151,5 +151,5 @@ async fn what_was_put_aside_is_taken_up_by_a_retry() {
     assert_eq!(house.broker().retry(&thread).await, Ok(()));
     house.until("it is given", |house| house.times_given("difficult") == 1).await;
     let unknown = ThreadKey { root: crate::chat::MessageId::new("7"), ..thread };
-    assert_eq!(house.broker().retry(&unknown).await, Err(RetryError::NoSession));
+    assert_eq!(house.broker().retry(&unknown).await, Err(AskError::NoSession));
 }

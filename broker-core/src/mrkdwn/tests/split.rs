@@ -117,15 +117,3 @@ fn a_space_at_the_beginning_is_no_word() {
         }
     }
 }
-
-/// A mark that a cut closes or opens does not count with a space on its inner side, and not beside one of its kind either.
-#[test]
-fn marks_do_not_touch_signs_of_the_text_where_a_line_is_cut() {
-    let parts = render(&format!("~~{}~~", r"aaaa \*b\* ".repeat(20).trim()), 64);
-    assert!(parts.len() > 3);
-    for part in &parts {
-        let inside = part.trim_matches(['\u{200b}', '*']);
-        assert!(inside.starts_with("~a") || inside.starts_with("~b"), "{part:?}");
-        assert!(inside.ends_with("a~") || inside.ends_with("b~"), "{part:?}");
-    }
-}
