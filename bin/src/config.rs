@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) port: u16,
     /// The host of the HTTP server.
     pub(crate) bind_host: String,
+    /// Whether the local API asks for tokens.
+    pub(crate) api_auth: bool,
     /// What is logged.
     pub(crate) log_level: Level,
     /// How long turns may go on after a signal.
@@ -184,6 +186,10 @@ impl Config {
         let environment = filled(environment, variables);
         let mut reader = Reader::new(&environment, folder);
         let config = Self::assemble(&mut reader, &environment, env_file, on_slack);
+        if !config.api_auth && !is_loopback(&config.bind_host) {
+            let right = "other machines would reach it: leave it on, or set WORKER_BIND_HOST to 127.0.0.1";
+            reader.wrong(&v::BROKER_API_AUTH, "off", right);
+        }
         let clashes = config.folders.clashes();
         let own = environment.get("HOME").map(|home| Path::new(home).join(".codex"));
         if own.is_some_and(|own| same_place(&own, &config.folders.codex_home)) {
@@ -217,6 +223,7 @@ impl Config {
             codex: codex(reader, environment),
             port: reader.number(&v::PORT, 0..=u16::MAX, ""),
             bind_host: reader.parsed(&v::WORKER_BIND_HOST, bind_host).unwrap_or_default(),
+            api_auth: reader.one_of(&v::BROKER_API_AUTH, ON_OFF).unwrap_or(true),
             log_level: reader.one_of(&v::LOG_LEVEL, LEVELS).unwrap_or(Level::INFO),
             grace: reader.millis(&v::SHUTDOWN_GRACE_MS, GRACE),
         }
@@ -416,6 +423,11 @@ fn bind_host(text: &str) -> Result<String, String> {
     } else {
         Err("it has to be an address or a host name of this machine, without a port; the port is PORT".to_owned())
     }
+}
+
+/// Whether nobody but this machine reaches a host that a port is opened on.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod markdown;
 mod reader;
 mod run;
 mod signals;
+mod token;
 mod variables;
 
 use std::io::Write;
@@ -44,6 +45,8 @@ enum Command {
     Serve,
     /// Reads Markdown and writes what Slack would get.
     Mrkdwn(markdown::Choices),
+    /// Writes the token that opens a session in the local API, for a script of the operator's.
+    Token(token::Choices),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,10 @@ fn main() -> ExitCode {
         Ok(cli) => match cli.command {
             Some(Command::Serve) => start(Mode::Slack),
             Some(Command::Mrkdwn(choices)) => match markdown::run(&choices) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => complain(&failure),
+            },
+            Some(Command::Token(choices)) => match token::run(&choices) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => complain(&failure),
             },

@@ -2,25 +2,27 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use broker_codex::{Codex, CodexConfig};
+use broker_core::access::InstallKey;
 use broker_core::agent::AgentRuntime;
 use broker_core::clock::{Clock, SystemClock};
-use broker_core::engine::{Broker, Parts, Settings};
+use broker_core::engine::{ApiSettings, Broker, Door, Parts, Settings};
 use broker_core::ids::RandomIds;
-use broker_http::Api;
+use broker_http::{Access, Api};
 use broker_slack::{ConnectError, Slack, SlackConfig};
 use broker_store::{DataRoot, DataRootError, OpenError, SqliteStore};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
-use crate::config::Config;
+use crate::config::{Config, is_loopback};
 use crate::exit::{Exit, Failure};
 use crate::figures::{self, Figures};
 use crate::logging::Log;
@@ -71,6 +73,10 @@ struct House {
     codex: Arc<Codex>,
     board: Arc<Board>,
     figures: Figures,
+    /// How the agents' commands reach the local API.
+    agents: ApiSettings,
+    /// The way of the local API to the sessions, once there is one.
+    door: watch::Sender<Option<Door>>,
     http: JoinHandle<()>,
     http_stop: CancellationToken,
     /// Held until the store is closed. Last, since fields are dropped in this order.
@@ -82,6 +88,7 @@ impl House {
         warn_of_choices(config);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (root, store) = open_store(config.folders.data_root.clone()).await?;
+        let (root, key) = install_key(root).await?;
         let listener = broker_http::bind(&config.bind_host, config.port)
             .await
             .map_err(|error| Failure::new(Exit::Unavailable, error))?;
@@ -92,6 +99,9 @@ impl House {
         let board = Arc::new(Board::new());
         let api = Api::new(env!("CARGO_PKG_VERSION"), config.bind_host.clone());
         let api = board.api(api, Arc::clone(&store) as _, codex.as_ref());
+        let (door, opened) = watch::channel(None);
+        let access = if config.api_auth { Access::Tokens(Arc::clone(&key)) } else { Access::Open };
+        let api = api.sessions(opened, access);
         let figures = Figures::install()
             .map_err(|error| Failure::new(Exit::Internal, format!("nothing can be counted ({error})")))?;
         let (scraped, counted) = (figures.clone(), Arc::clone(&store) as Arc<dyn broker_core::store::StateStore>);
@@ -103,7 +113,8 @@ impl House {
         let http_stop = CancellationToken::new();
         let http = tokio::spawn(broker_http::serve(listener, api, http_stop.clone()));
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-        Ok(Self { clock, store, codex, board, figures, http, http_stop, _root: root })
+        let agents = ApiSettings { base: base(&config.bind_host, address.port()), key };
+        Ok(Self { clock, store, codex, board, figures, agents, door, http, http_stop, _root: root })
     }
 
     /// Connects, runs, and returns at the first signal.
@@ -164,6 +175,7 @@ impl House {
             turn_idle: config.codex.turn_idle,
             max_active_turns: config.codex.max_active_turns,
             deliver_edits: config.deliver_edits,
+            api: Some(self.agents.clone()),
             ..Settings::new(config.folders.sessions_root.clone(), config.folders.repos_root.clone())
         };
         let parts = Parts {
@@ -177,6 +189,7 @@ impl House {
         let broker = Broker::start(parts, settings)
             .await
             .map_err(|error| Failure::new(Exit::Io, format!("what an earlier broker left cannot be read: {error}")))?;
+        self.door.send_replace(Some(broker.door()));
         Ok((slack, broker))
     }
 
@@ -209,6 +222,7 @@ impl House {
         };
         // After a drain there is nothing left to end here, and that takes no time.
         within("the agent", AGENT_LIMIT + END_LIMIT, self.codex.shutdown(AGENT_LIMIT)).await;
+        self.door.send_replace(None);
         self.http_stop.cancel();
         within("the HTTP server", HTTP_LIMIT, async { drop(self.http.await) }).await;
         within("the store", END_LIMIT, close(self.store)).await;
@@ -255,6 +269,25 @@ pub(crate) async fn open_store(path: PathBuf) -> Result<(DataRoot, Arc<SqliteSto
     opened.await.unwrap_or_else(|error| Err(Failure::new(Exit::Internal, format!("the store panicked ({error})"))))
 }
 
+/// The key of the data root's tokens, made when there is none, on a thread that may block.
+async fn install_key(root: DataRoot) -> Result<(DataRoot, Arc<InstallKey>), Failure> {
+    let read = tokio::task::spawn_blocking(move || match root.install_key() {
+        Ok(key) => Ok((root, Arc::new(key))),
+        Err(error) => Err(Failure::new(Exit::CannotCreate, error)),
+    });
+    read.await.unwrap_or_else(|error| Err(Failure::new(Exit::Internal, format!("the key panicked ({error})"))))
+}
+
+/// Where a program on this machine reaches the port.
+fn base(bind_host: &str, port: u16) -> String {
+    match bind_host.parse() {
+        Ok(IpAddr::V4(ip)) if ip.is_unspecified() => format!("http://127.0.0.1:{port}"),
+        Ok(IpAddr::V6(ip)) if ip.is_unspecified() => format!("http://[::1]:{port}"),
+        Ok(IpAddr::V6(ip)) => format!("http://[{ip}]:{port}"),
+        Ok(IpAddr::V4(_)) | Err(_) => format!("http://{bind_host}:{port}"),
+    }
+}
+
 /// Ends the store's threads, unless somebody still holds on to it: whoever lets go last ends them then. Nothing depends on
 /// that, since every commit was durable when it was answered.
 pub(crate) async fn close(store: Arc<SqliteStore>) {
@@ -270,16 +303,22 @@ fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
 
 /// Says what is allowed and still worth a second thought.
 fn warn_of_choices(config: &Config) {
-    let local = |host: &str| host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    if !local(&config.bind_host) {
+    if !is_loopback(&config.bind_host) {
         tracing::warn!(
             host = config.bind_host,
-            "health is open to other machines; WORKER_BIND_HOST=127.0.0.1 closes it"
+            "health and the local API are open to other machines, and tokens cross the network unencrypted; \
+             WORKER_BIND_HOST=127.0.0.1 closes them"
+        );
+    }
+    if !config.api_auth {
+        tracing::warn!(
+            "BROKER_API_AUTH=off: every program and every agent on this machine can read every session's thread and post \
+             into it"
         );
     }
     let base = url::Url::parse(&config.slack.api_base).ok();
     let host = base.as_ref().and_then(url::Url::host_str).unwrap_or_default();
-    if base.as_ref().is_some_and(|url| url.scheme() == "http") && !local(host.trim_matches(['[', ']'])) {
+    if base.as_ref().is_some_and(|url| url.scheme() == "http") && !is_loopback(host.trim_matches(['[', ']'])) {
         tracing::warn!(
             host,
             "Slack's tokens cross the network unencrypted; SLACK_API_BASE_URL should begin with https"

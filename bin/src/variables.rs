@@ -122,9 +122,12 @@ variables! {
     CODEX_IDLE_MS = Value("1800000"), plain,
         "Codex is ended when nothing was asked of it for so many milliseconds; the next message starts it again.";
     PORT = Value("3000"), plain,
-        "The port of /healthz, /readyz and /metrics; 0 takes a free one.";
+        "The port of /healthz, /readyz, /metrics and the local API of the agents; 0 takes a free one.";
     WORKER_BIND_HOST = Value("127.0.0.1"), plain,
         "The address or host name that the port is opened on.";
+    BROKER_API_AUTH = Value("on"), plain,
+        "Whether the local API asks for a session's token: on or off. With off, every program on this machine may post into \
+         every session's thread; refused unless WORKER_BIND_HOST is a loopback address.";
     LOG_LEVEL = Value("info"), plain,
         "error, warn, info, debug or trace: for the broker's own parts. Libraries never say more than warnings.";
     LOG_DIR = Words("none: stderr alone"), plain,

@@ -235,3 +235,55 @@ fn readyz(address: &str) -> Value {
     let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
     serde_json::from_str(body).expect("JSON")
 }
+
+#[test]
+fn without_tokens_the_port_may_be_opened_to_this_machine_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for host in ["0.0.0.0", "::", "192.0.2.1", "broker.example"] {
+        let mut command = configured(folder.path());
+        command.env("BROKER_API_AUTH", "off").env("WORKER_BIND_HOST", host);
+        let output = command.output().expect("run");
+        let (_, complaints) = text(&output);
+        assert_eq!(output.status.code(), Some(64), "{host}: {complaints}");
+        assert!(complaints.contains("BROKER_API_AUTH is `off`; other machines would reach it"), "{host}: {complaints}");
+    }
+    let mut command = configured(folder.path());
+    command.env("BROKER_API_AUTH", "off");
+    let mut broker = Running::start(command);
+    broker.wait_for("listening");
+    assert!(broker.seen.iter().any(|line| line.contains("BROKER_API_AUTH=off")), "{:#?}", broker.seen);
+}
+
+#[test]
+fn an_install_key_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    Running::start(configured(folder.path())).wait_for("listening");
+    let key = folder.path().join(".data/state/install.key");
+    assert_eq!(fs::metadata(&key).expect("the key").permissions().mode() & 0o777, 0o600);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("changed");
+    let output = configured(folder.path()).output().expect("run");
+    let (_, complaints) = text(&output);
+    assert_eq!(output.status.code(), Some(73), "{complaints}");
+    assert!(complaints.contains("chmod 600"), "{complaints}");
+}
+
+#[test]
+fn a_token_of_nothing_is_not_printed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let token = |key: &str| {
+        let output = broker(folder.path()).args(["token", key]).output().expect("run");
+        let (printed, complaints) = text(&output);
+        assert_eq!(printed, "");
+        (output.status.code(), complaints)
+    };
+    let (code, complaints) = token("nonsense");
+    assert!(code == Some(64) && complaints.contains("C012AB3CD:1700000000.000100"), "{complaints}");
+    let (code, complaints) = token("C1:1.2");
+    assert!(code == Some(74) && complaints.contains("no broker has run"), "{complaints}");
+    assert!(!folder.path().join(".data").exists(), "nothing is made for it");
+    Running::start(configured(folder.path())).wait_for("listening");
+    let (code, complaints) = token("C1:1.2");
+    assert!(code == Some(64) && complaints.contains("there is no session C1:1.2"), "{complaints}");
+}

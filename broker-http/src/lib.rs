@@ -1,12 +1,14 @@
 #![forbid(unsafe_code)]
 //! The broker's local HTTP surface.
 //!
-//! Today that is health alone: `GET /healthz` says that the process is alive, `GET /readyz` says of each [`Part`] whether
-//! it does its work, and why not. It is reached by supervisors, by operators and, on the same machine, by anything else,
-//! so the server trusts nobody:
+//! `GET /healthz` says that the process is alive, `GET /readyz` says of each [`Part`] whether it does its work, and why not;
+//! the other routes act on one session, for whoever has its token. The server is reached by supervisors, by operators, by
+//! the agents' commands and, on the same machine, by anything else, so it trusts nobody:
 //!
 //! * A browser that was led here is turned away: a request with an `Origin`, or with a `Host` that is not a name of this
 //!   machine (DNS rebinding), is refused before it is routed.
+//! * Nothing changes by a `GET`, and a `POST` has to be JSON and say so, which no web page can without asking first.
+//! * A session's token opens that session's thread and nothing else ([`Access`]).
 //! * Nobody can hold it: [`Limits`] bounds connections, requests, and the time of each.
 //! * A part that hangs or panics is ill, and its neighbours still answer.
 //!
@@ -27,13 +29,16 @@
 //! ```
 
 mod bind;
+mod body;
 mod gate;
 mod health;
 mod hosts;
 mod part;
 mod refusal;
 mod server;
+mod sessions;
 
 pub use bind::{BindError, bind};
 pub use part::Part;
 pub use server::{Api, Limits, serve};
+pub use sessions::Access;

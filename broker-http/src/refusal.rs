@@ -1,12 +1,16 @@
 //! Answers to requests that are not served.
 
+use std::borrow::Cow;
+
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use broker_core::engine::AskError;
+use broker_core::store::StoreError;
 use serde::Serialize;
 
 /// A request that is not served, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
     NotFound,
     MethodNotAllowed,
@@ -14,39 +18,113 @@ pub(crate) enum Refusal {
     OriginNotAllowed,
     Busy,
     TimedOut,
+    /// No session can be asked yet: the broker is not connected.
+    Starting,
+    TokenMissing,
+    /// The token opens something else, or there is nothing to open: which of the two is nobody's business.
+    Forbidden,
+    /// Only where no token is asked for.
+    SessionNotFound,
+    NotJson,
+    BodyTooLarge,
+    BodyTooSlow,
+    /// The body breaks off, or is no JSON object.
+    Malformed(String),
+    Store(String),
 }
 
 #[derive(Serialize)]
 struct Body {
     ok: bool,
     error: &'static str,
-    message: &'static str,
+    message: Cow<'static, str>,
 }
 
 impl Refusal {
-    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+    fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is nothing here; try /healthz or /readyz"),
-            Self::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use one of the methods that `allow` lists")
+            Self::NotFound | Self::SessionNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::HostNotAllowed | Self::OriginNotAllowed | Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::TokenMissing => StatusCode::UNAUTHORIZED,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Busy | Self::TimedOut | Self::Starting | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::HostNotAllowed => "host_not_allowed",
+            Self::OriginNotAllowed => "origin_not_allowed",
+            Self::Busy => "busy",
+            Self::TimedOut => "timed_out",
+            Self::Starting => "starting",
+            Self::TokenMissing => "token_missing",
+            Self::Forbidden => "forbidden",
+            Self::SessionNotFound => "session_not_found",
+            Self::NotJson => "unsupported_content_type",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooSlow => "body_too_slow",
+            Self::Malformed(_) => "invalid_json",
+            Self::Store(_) => "store_unavailable",
+        }
+    }
+
+    fn message(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::NotFound => "there is nothing here; the routes stand in docs/http-api.md",
+            Self::MethodNotAllowed => "use one of the methods that `allow` lists",
+            Self::HostNotAllowed => "call the broker by its address, by localhost or by the host it is bound to",
+            Self::OriginNotAllowed => "the broker takes no requests from web pages",
+            Self::Busy => "too many requests at once; try again",
+            Self::TimedOut => "no answer in time; try again",
+            Self::Starting => "the broker is not connected to Slack yet; /readyz says why",
+            Self::TokenMissing => {
+                "send `authorization: Bearer $BROKER_TOKEN`; `broker token <key>` prints the token of a session"
             }
-            Self::HostNotAllowed => (
-                StatusCode::FORBIDDEN,
-                "host_not_allowed",
-                "call the broker by its address, by localhost or by the host it is bound to",
-            ),
-            Self::OriginNotAllowed => {
-                (StatusCode::FORBIDDEN, "origin_not_allowed", "the broker takes no requests from web pages")
-            }
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at once; try again"),
-            Self::TimedOut => (StatusCode::SERVICE_UNAVAILABLE, "timed_out", "no answer in time; try again"),
+            Self::Forbidden => "the token does not open this thread; it opens the thread of its own session alone",
+            Self::SessionNotFound => "there is no session in this thread: it begins with a mention or a direct message",
+            Self::NotJson => "send a JSON object, with `content-type: application/json`",
+            Self::BodyTooLarge => "the body has more bytes than this route takes",
+            Self::BodyTooSlow => "the body did not come in time",
+            Self::Malformed(what) | Self::Store(what) => return Cow::Owned(what),
+        })
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+impl From<AskError> for Refusal {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::NoSession => Self::SessionNotFound,
+            AskError::Busy => Self::Busy,
+            AskError::Store(error) => error.into(),
         }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let (status, error, message) = self.parts();
-        (status, Json(Body { ok: false, error, message })).into_response()
+        let (status, error) = (self.status(), self.code());
+        let mut response = (status, Json(Body { ok: false, error, message: self.message() })).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // What is left of the body is not waited for.
+        if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 }

@@ -9,11 +9,12 @@ use axum::Router;
 use axum::http::header;
 use axum::middleware;
 use axum::routing::get;
+use broker_core::engine::Door;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +24,7 @@ use crate::health::{self, Health};
 use crate::hosts::Hosts;
 use crate::part::Part;
 use crate::refusal::Refusal;
+use crate::sessions::{self, Access, Sessions};
 
 /// The most bytes of a request's head that are kept; a longer one is answered with 431.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -38,8 +40,12 @@ pub struct Limits {
     pub requests: usize,
     /// How long the head of a request may take, idle time between two requests included. 10 s.
     pub head: Duration,
-    /// How long the answer to a request may take. 10 s.
+    /// How long the answer to a request may take: a post is waited for. 30 s.
     pub request: Duration,
+    /// How long the body of a request may take. 10 s.
+    pub body: Duration,
+    /// How many bytes it may have. 1 MiB.
+    pub body_bytes: usize,
     /// How long a connection may live, whatever goes on in it. 60 s.
     pub connection: Duration,
     /// How long connections may take to end once the server stops. 2 s.
@@ -52,7 +58,9 @@ impl Default for Limits {
             connections: 128,
             requests: 64,
             head: Duration::from_secs(10),
-            request: Duration::from_secs(10),
+            request: Duration::from_secs(30),
+            body: Duration::from_secs(10),
+            body_bytes: 1024 * 1024,
             connection: Duration::from_secs(60),
             stop: Duration::from_secs(2),
         }
@@ -76,6 +84,7 @@ pub struct Api {
     hosts: Vec<String>,
     parts: Vec<Part>,
     metrics: Option<Metrics>,
+    sessions: Option<(watch::Receiver<Option<Door>>, Access)>,
     limits: Limits,
 }
 
@@ -89,6 +98,7 @@ impl Api {
             hosts: Vec::new(),
             parts: Vec::new(),
             metrics: None,
+            sessions: None,
             limits: Limits::default(),
         }
     }
@@ -108,6 +118,13 @@ impl Api {
         A: Future<Output = String> + Send + 'static,
     {
         self.metrics = Some(Metrics(Arc::new(move || Box::pin(text()))));
+        self
+    }
+
+    /// Serves the routes of sessions. While there is no door they are answered with 503 `starting`.
+    #[must_use]
+    pub fn sessions(mut self, door: watch::Receiver<Option<Door>>, access: Access) -> Self {
+        self.sessions = Some((door, access));
         self
     }
 
@@ -137,12 +154,15 @@ impl Api {
             let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
             router = router.route("/metrics", get(async move || (format, text().await)));
         }
+        let sessions = self.sessions.map(|(door, access)| Sessions { access, door, limits: self.limits });
+        let sessions = sessions.map(sessions::router).unwrap_or_default();
         router
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))
+            .with_state(Arc::new(health))
+            .merge(sessions)
             .method_not_allowed_fallback(async || Refusal::MethodNotAllowed)
             .fallback(async || Refusal::NotFound)
-            .with_state(Arc::new(health))
             .layer(middleware::from_fn_with_state(Arc::new(gate), gate::pass))
     }
 }

@@ -282,6 +282,23 @@ impl Broker {
         output.expect("the other broker ends").expect("the other broker starts")
     }
 
+    /// Runs `broker` with these arguments in the same place, with the same settings, and returns what it printed.
+    ///
+    /// # Panics
+    ///
+    /// When it has not ended within [`END_LIMIT`].
+    pub async fn run(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = command(&self.start, &program().await);
+        let output = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+        let output = tokio::time::timeout(END_LIMIT, output).await;
+        output.expect("the command ends").expect("the command starts")
+    }
+
+    /// Where its port is: `127.0.0.1:<port>`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Starts it again on the same folder, after it ended.
     pub async fn start_again(&mut self) {
         let (child, address) = spawn(&self.start, &self.log).await;

@@ -1,0 +1,53 @@
+//! The body of a request: JSON, of a bounded size, within a bounded time.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use http_body_util::BodyExt;
+use serde_json::{Map, Value};
+use tokio::time::timeout;
+
+use crate::refusal::Refusal;
+
+/// How long a body that is too large is read on and thrown away, so that whoever is still sending hears the answer.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Whether the headers promise JSON. A web page can send nothing of that type without asking first.
+pub(crate) fn promises_json(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(Ok(given)), None) = (types.next().map(|value| value.to_str()), types.next()) else { return false };
+    let mut parts = given.split(';').map(str::trim);
+    let json = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
+    json && parts.all(|parameter| parameter.eq_ignore_ascii_case("charset=utf-8"))
+}
+
+/// The JSON object of a body; an empty body is an empty one.
+pub(crate) async fn object(body: Body, most: usize, limit: Duration) -> Result<Map<String, Value>, Refusal> {
+    let bytes = timeout(limit, bytes(body, most)).await.unwrap_or(Err(Refusal::BodyTooSlow))?;
+    if bytes.is_empty() {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Refusal::Malformed("the body has to be a JSON object".to_owned())),
+        Err(error) => Err(Refusal::Malformed(format!("the body is not JSON: {error}"))),
+    }
+}
+
+async fn bytes(mut body: Body, most: usize) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::Malformed("the body broke off".to_owned()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > most {
+            drop(bytes);
+            let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+            // Whoever sends on for longer than this sees the connection end.
+            let _ = timeout(LINGER, rest).await;
+            return Err(Refusal::BodyTooLarge);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}

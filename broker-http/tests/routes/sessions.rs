@@ -1,0 +1,249 @@
+//! The routes of sessions, on a broker in memory: good, bad and hostile requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker_core::access::{InstallKey, KEY_BYTES};
+use broker_core::chat::ThreadKey;
+use broker_core::clock::SystemClock;
+use broker_core::engine::{Broker, Door, Parts, Settings};
+use broker_core::ids::RandomIds;
+use broker_core::testing::{MemoryChat, MemoryStore, ScriptedAgent};
+use broker_http::{Access, Api, Limits};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::wire::{PATIENCE, Server};
+
+/// A broker in memory with two sessions, and its HTTP server.
+struct House {
+    server: Server,
+    broker: Broker,
+    /// Kept, or the server would find no door.
+    _door: watch::Sender<Option<Door>>,
+    key: InstallKey,
+    ours: ThreadKey,
+    theirs: ThreadKey,
+    _folder: tempfile::TempDir,
+}
+
+fn key() -> InstallKey {
+    InstallKey::new([7; KEY_BYTES])
+}
+
+impl House {
+    async fn new(access: Access, limits: Limits) -> Self {
+        let chat = MemoryChat::new();
+        let folder = tempfile::tempdir().expect("a folder");
+        let parts = Parts {
+            transport: Arc::new(chat.clone()),
+            history: Arc::new(chat.clone()),
+            runtime: Arc::new(ScriptedAgent::echo()),
+            store: Arc::new(MemoryStore::new()),
+            clock: Arc::new(SystemClock::new()),
+            ids: Arc::new(RandomIds),
+        };
+        let home = MemoryChat::conversation("C1").installation;
+        let settings =
+            Settings { home: Some(home), ..Settings::new(folder.path().join("sessions"), folder.path().join("repos")) };
+        let broker = Broker::start(parts, settings).await.expect("a broker");
+        let mut threads = Vec::new();
+        for conversation in ["C1", "C2"] {
+            let thread = chat.say(conversation, None, "U-ada", "@broker hello");
+            chat.wait_for_posts(&thread, 1, Duration::from_secs(10)).await.expect("an answer");
+            threads.push(thread);
+        }
+        let (door, opened) = watch::channel(Some(broker.door()));
+        let api = Api::new("1.2.3", "127.0.0.1").sessions(opened, access).limits(limits);
+        let server = Server::start(api).await;
+        let (theirs, ours) = (threads.pop().expect("two"), threads.pop().expect("two"));
+        Self { server, broker, _door: door, key: key(), ours, theirs, _folder: folder }
+    }
+
+    async fn closed() -> Self {
+        Self::new(Access::Tokens(Arc::new(key())), Limits::default()).await
+    }
+
+    async fn token(&self, thread: &ThreadKey) -> String {
+        let session = self.broker.door().session(thread).await.expect("a store").expect("a session");
+        self.key.token(&session.id, session.token_generation).expose().to_owned()
+    }
+
+    fn retry(thread: &ThreadKey) -> String {
+        format!("/sessions/{}/retry", thread.short())
+    }
+
+    /// A POST with these header lines and this body; returns the status and the body.
+    async fn post(&self, path: &str, headers: &str, body: &str) -> (u16, Value) {
+        let more = format!("{headers}content-length: {}\r\n\r\n{body}", body.len());
+        let request = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}");
+        parse(&self.server.raw(&request).await)
+    }
+}
+
+fn parse(answer: &str) -> (u16, Value) {
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+    (status, serde_json::from_str(body).expect("JSON"))
+}
+
+const JSON: &str = "content-type: application/json\r\n";
+
+fn bearer(token: &str) -> String {
+    format!("authorization: Bearer {token}\r\n")
+}
+
+#[tokio::test]
+async fn a_token_opens_its_own_session_alone() {
+    let house = House::closed().await;
+    let (ours, theirs) = (house.token(&house.ours).await, house.token(&house.theirs).await);
+    let unknown = format!("/sessions/{}:1.000001/retry", house.ours.conversation);
+    let other_installation = format!("/sessions/T-other%2F{}/retry", house.ours.short());
+    let good = house.post(&House::retry(&house.ours), &format!("{JSON}{}", bearer(&ours)), "{}").await;
+    assert_eq!(good, (200, json!({"ok": true})));
+    let whole = format!("/sessions/{}/retry", house.ours.to_string().replace('/', "%2F"));
+    let none = house.post(&whole, &format!("{JSON}{}", bearer(&ours)), "").await;
+    assert_eq!(none.0, 200, "{}", none.1);
+
+    let mine = House::retry(&house.ours);
+    for (what, path, headers, status, code) in [
+        ("no token", &mine, JSON.to_owned(), 401, "token_missing"),
+        ("another scheme", &mine, format!("{JSON}authorization: Basic {ours}\r\n"), 401, "token_missing"),
+        ("two tokens", &mine, format!("{JSON}{}{}", bearer(&ours), bearer(&theirs)), 401, "token_missing"),
+        ("an empty token", &mine, format!("{JSON}authorization: Bearer \r\n"), 401, "token_missing"),
+        ("another session's", &mine, format!("{JSON}{}", bearer(&theirs)), 403, "forbidden"),
+        ("nonsense", &mine, format!("{JSON}{}", bearer("bst_zz")), 403, "forbidden"),
+        ("no such session", &unknown, format!("{JSON}{}", bearer(&ours)), 403, "forbidden"),
+        ("another installation", &other_installation, format!("{JSON}{}", bearer(&ours)), 403, "forbidden"),
+        ("no key", &"/sessions/x/retry".to_owned(), format!("{JSON}{}", bearer(&ours)), 403, "forbidden"),
+        ("no text", &"/sessions/%ff/retry".to_owned(), format!("{JSON}{}", bearer(&ours)), 404, "not_found"),
+    ] {
+        let (found, body) = house.post(path, &headers, "{}").await;
+        assert_eq!((found, &body["error"], &body["ok"]), (status, &json!(code), &json!(false)), "{what}: {body}");
+        assert!(!body.to_string().contains("bst_"), "{what}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_token_opens_nothing_and_the_next_one_does() {
+    let house = House::closed().await;
+    let old = house.token(&house.ours).await;
+    let revoke = format!("/sessions/{}/revoke-token", house.ours.short());
+    assert_eq!(house.post(&revoke, &format!("{JSON}{}", bearer(&old)), "{}").await.0, 200);
+    for path in [&revoke, &House::retry(&house.ours)] {
+        assert_eq!(house.post(path, &format!("{JSON}{}", bearer(&old)), "{}").await.0, 403, "{path}");
+    }
+    let new = house.token(&house.ours).await;
+    assert_ne!(new, old);
+    assert_eq!(house.post(&House::retry(&house.ours), &format!("{JSON}{}", bearer(&new)), "{}").await.0, 200);
+    let theirs = house.token(&house.theirs).await;
+    assert_eq!(house.post(&House::retry(&house.theirs), &format!("{JSON}{}", bearer(&theirs)), "{}").await.0, 200);
+}
+
+#[tokio::test]
+async fn only_json_that_says_so_is_taken() {
+    let house = House::closed().await;
+    let token = bearer(&house.token(&house.ours).await);
+    let path = House::retry(&house.ours);
+    for (kind, status) in [
+        ("application/json", 200),
+        ("Application/JSON; charset=UTF-8", 200),
+        ("application/json; charset=latin-1", 415),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("multipart/form-data; boundary=x", 415),
+        ("application/json-patch+json", 415),
+        ("text/plain; application/json", 415),
+    ] {
+        let (found, body) = house.post(&path, &format!("content-type: {kind}\r\n{token}"), "{}").await;
+        assert_eq!(found, status, "{kind}: {body}");
+    }
+    assert_eq!(house.post(&path, &token, "{}").await.0, 415, "no type at all");
+    assert_eq!(house.post(&path, &format!("{JSON}content-type: text/plain\r\n{token}"), "{}").await.0, 415, "two");
+    for (body, code) in
+        [("{", "invalid_json"), ("[]", "invalid_json"), ("null", "invalid_json"), ("\"x\"", "invalid_json")]
+    {
+        let (found, answer) = house.post(&path, &format!("{JSON}{token}"), body).await;
+        assert_eq!((found, &answer["error"]), (400, &json!(code)), "{body}");
+    }
+    let deep = "[".repeat(200_000);
+    assert_eq!(house.post(&path, &format!("{JSON}{token}"), &deep).await.0, 400);
+    let (found, answer) = house.post(&path, &format!("{JSON}{token}"), "{\"channel_id\":\"C2\"}").await;
+    assert_eq!((found, &answer["error"]), (400, &json!("invalid_json")), "what has no effect is not taken");
+}
+
+#[tokio::test]
+async fn nothing_changes_by_another_method_and_a_web_page_reaches_nothing() {
+    let house = House::closed().await;
+    let token = bearer(&house.token(&house.ours).await);
+    let path = House::retry(&house.ours);
+    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
+        let (status, head, _) = house.server.ask(method, &path, "localhost", &token).await;
+        assert_eq!(status, 405, "{method}: {head}");
+        assert!(head.contains("allow: post"), "{method}: {head}");
+    }
+    for more in ["origin: http://localhost:3000\r\n", "origin: null\r\n"] {
+        assert_eq!(house.post(&path, &format!("{JSON}{token}{more}"), "{}").await.1["error"], "origin_not_allowed");
+    }
+    let (status, _, body) = house.server.ask("POST", &path, "rebound.example", &format!("{JSON}{token}")).await;
+    assert!(status == 403 && body.contains("host_not_allowed"), "{body}");
+    for path in ["/sessions", "/sessions/", "/sessions/x", "/sessions/a/b/retry", "/sessions/../../retry", "/slack/foo"]
+    {
+        let (status, body) = house.post(path, &format!("{JSON}{token}"), "{}").await;
+        assert_eq!((status, &body["error"]), (404, &json!("not_found")), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_or_too_slow_is_refused() {
+    let limits = Limits { body: Duration::from_millis(300), ..Limits::default() };
+    let house = House::new(Access::Tokens(Arc::new(key())), limits).await;
+    let token = bearer(&house.token(&house.ours).await);
+    let path = House::retry(&house.ours);
+    let (status, body) = house.post(&path, &format!("{JSON}{token}"), &" ".repeat(1024 * 1024 + 1)).await;
+    assert_eq!((status, &body["error"]), (413, &json!("body_too_large")));
+    // Without a length, in chunks.
+    let mut stream = house.server.connect().await;
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{JSON}{token}transfer-encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
+    for _ in 0..17 {
+        stream.write_all(chunk.as_bytes()).await.expect("sent");
+    }
+    stream.write_all(b"0\r\n\r\n").await.expect("sent");
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
+    assert_eq!(parse(&answer).1["error"], "body_too_large");
+
+    let mut stream = house.server.connect().await;
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{JSON}{token}content-length: 10\r\n\r\n{{");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
+    assert_eq!(parse(&answer), (408, parse(&answer).1));
+    assert_eq!(parse(&answer).1["error"], "body_too_slow");
+}
+
+#[tokio::test]
+async fn without_tokens_every_session_is_open_and_the_other_fences_stand() {
+    let house = House::new(Access::Open, Limits::default()).await;
+    for thread in [&house.ours, &house.theirs] {
+        assert_eq!(house.post(&House::retry(thread), JSON, "{}").await.0, 200);
+    }
+    let (status, body) = house.post("/sessions/C9:1.1/retry", JSON, "{}").await;
+    assert_eq!((status, &body["error"]), (404, &json!("session_not_found")));
+    assert_eq!(house.post(&House::retry(&house.ours), "", "{}").await.0, 415);
+    assert_eq!(house.post(&House::retry(&house.ours), &format!("{JSON}origin: null\r\n"), "{}").await.0, 403);
+}
+
+#[tokio::test]
+async fn before_the_broker_is_connected_there_is_nothing_to_open() {
+    let (_door, opened) = watch::channel(None);
+    let api = Api::new("1.2.3", "127.0.0.1").sessions(opened, Access::Tokens(Arc::new(key())));
+    let server = Server::start(api).await;
+    let more = format!("{JSON}{}content-length: 2\r\n\r\n{{}}", bearer("bst_x"));
+    let request = format!("POST /sessions/C1:1.1/retry HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}");
+    assert_eq!(parse(&server.raw(&request).await).1["error"], "starting");
+}
