@@ -30,20 +30,9 @@ const BACKFILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// A call to the agent whose place in the order matters.
 enum Job {
-    Open {
-        spec: Box<ThreadSpec>,
-        known: Option<AgentThreadId>,
-    },
-    Submit {
-        thread: AgentThreadId,
-        input: AgentInput,
-        overflow: Option<Overflow>,
-        workspace: std::path::PathBuf,
-    },
-    ReadFates {
-        thread: AgentThreadId,
-        ids: Vec<InputId>,
-    },
+    Open { spec: Box<ThreadSpec>, known: Option<AgentThreadId> },
+    Submit { thread: AgentThreadId, input: AgentInput, overflow: Option<Overflow>, workspace: std::path::PathBuf },
+    ReadFates { thread: AgentThreadId, ids: Vec<InputId> },
 }
 
 /// Does what one session's steps ask for.

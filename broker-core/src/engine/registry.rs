@@ -9,7 +9,7 @@ use super::{Shared, live};
 use crate::agent::AgentThreadId;
 use crate::chat::{ConversationKey, ThreadKey};
 use crate::sabotage::{Plant, planted};
-use crate::session::{PostOutcome, SessionInput};
+use crate::session::SessionInput;
 use crate::store::JournalId;
 
 /// Inputs that may wait for one session. Messages over it stay in the journal and are read again later.

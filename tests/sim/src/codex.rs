@@ -6,13 +6,14 @@
 //! A process that hangs is replaced, and what was written to it may still come in until then.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use broker_core::agent::{
-    AgentAnswer, AgentCapabilities, AgentEvent, AgentInput, AgentRuntime, AgentThreadId, AnswerError, Epoch, FailureCause,
-    Fate, InputId, InterruptError, OpenError, Opened, ReadError, ReleaseError, RequestId, RuntimeHealth, SubmitError,
-    Submitted, ThreadSpec, TurnId, TurnOutcome,
+    AgentAnswer, AgentCapabilities, AgentEvent, AgentInput, AgentRuntime, AgentThreadId, AnswerError, Epoch,
+    FailureCause, Fate, InputId, InterruptError, OpenError, Opened, ReadError, ReleaseError, RequestId, RuntimeHealth,
+    SubmitError, Submitted, ThreadSpec, TurnId, TurnOutcome,
 };
 use broker_core::chat::ThreadKey;
 use broker_core::health::PartHealth;
@@ -235,9 +236,13 @@ impl State {
                 let ours = self.codex.processes.get(&process).is_some_and(|process| process.life == self.life);
                 let down = matches!(*event, AgentEvent::Down { .. });
                 let heard = event.thread().is_none_or(|thread| {
-                    self.codex.threads.get(thread).is_some_and(|thread| thread.loaded && thread.process == Some(process))
+                    self.codex
+                        .threads
+                        .get(thread)
+                        .is_some_and(|thread| thread.loaded && thread.process == Some(process))
                 });
-                if ours && (down || (heard && self.alive(process)))
+                if ours
+                    && (down || (heard && self.alive(process)))
                     && let Some(events) = &self.codex.events
                 {
                     let _ = events.try_send(*event);
@@ -304,7 +309,9 @@ impl State {
     }
 
     fn go(&mut self, id: &TurnId) {
-        let Some(turn) = self.codex.turns.get_mut(id).filter(|turn| !turn.over && turn.question.is_none()) else { return };
+        let Some(turn) = self.codex.turns.get_mut(id).filter(|turn| !turn.over && turn.question.is_none()) else {
+            return;
+        };
         let (process, thread) = (turn.process, turn.thread.clone());
         if let Some(until) = self.hangs(process) {
             return self.at(until, Event::Codex(CodexEvent::Go(id.clone())));
@@ -412,7 +419,8 @@ fn acts(number: u32, script: Script) -> Vec<Act> {
             acts.extend([Act::Work(millis), Act::Take, completed(&answer)]);
         }
         Script::Long(millis) => {
-            let paragraph = "a line of some length that fills the message well beyond the half of it, and a little more";
+            let paragraph =
+                "a line of some length that fills the message well beyond the half of it, and a little more";
             let text = format!("{answer}\n\n{paragraph}\n\n{paragraph} again\n\n{paragraph} and again");
             acts.push(Act::Tool("progress", format!("[p{number}] on it\n\n{paragraph}\n\n{paragraph}")));
             acts.extend([Act::Work(millis), Act::Take, completed(&text)]);
@@ -492,7 +500,12 @@ impl SimCodex {
         (count, process)
     }
 
-    fn open_now(&self, process: u64, spec: &ThreadSpec, known: Option<&AgentThreadId>) -> Option<Result<Opened, OpenError>> {
+    fn open_now(
+        &self,
+        process: u64,
+        spec: &ThreadSpec,
+        known: Option<&AgentThreadId>,
+    ) -> Option<Result<Opened, OpenError>> {
         let mut state = self.world.lock();
         let epoch = state.codex.processes.get(&process)?.epoch;
         let id = match known {
@@ -501,7 +514,8 @@ impl SimCodex {
                 let id = AgentThreadId::new(format!("thread{}", state.codex.threads.len() + 1));
                 let session = spec.session.clone();
                 let (history, pending) = (Vec::new(), Vec::new());
-                let thread = Thread { session, history, lost: false, process: None, loaded: true, pending, running: None };
+                let thread =
+                    Thread { session, history, lost: false, process: None, loaded: true, pending, running: None };
                 state.codex.threads.insert(id.clone(), thread);
                 id
             }
@@ -664,6 +678,10 @@ impl AgentRuntime for SimCodex {
             thread.loaded = false;
         }
         Ok(())
+    }
+
+    fn images_folder(&self, _thread: &AgentThreadId) -> Option<PathBuf> {
+        None
     }
 
     fn events(&self) -> mpsc::Receiver<AgentEvent> {

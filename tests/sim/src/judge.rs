@@ -91,7 +91,8 @@ impl Judge<'_> {
     fn given(&self, written: &Written) -> usize {
         let is_it = |id: &InputId| {
             self.state.facts.rows.get(id).is_some_and(|row| {
-                row.kind == InboxKind::Message && row.message.as_ref().is_some_and(|known| known.id == written.message.id)
+                row.kind == InboxKind::Message
+                    && row.message.as_ref().is_some_and(|known| known.id == written.message.id)
             })
         };
         let count = |lost: bool| {
@@ -238,7 +239,8 @@ impl Judge<'_> {
                 if row.kind != InboxKind::Message || refuses {
                     continue;
                 }
-                let stopped = self.state.facts.stops.iter().any(|stop| stop.session == row.session && stop.before > row.at);
+                let stopped =
+                    self.state.facts.stops.iter().any(|stop| stop.session == row.session && stop.before > row.at);
                 let heard = self.state.slack.own(&thread.session).any(|post| {
                     let notice = post.key.as_ref().and_then(|key| self.state.facts.parts.get(key));
                     let notice = notice.is_some_and(|planned| planned.part.kind == PostKind::Notice);
@@ -254,7 +256,9 @@ impl Judge<'_> {
     /// What was said before a `-stop` is not given after it.
     fn stops(&self, wrong: &mut Vec<String>) {
         for (when, id) in &self.state.facts.submitted {
-            let Some(row) = self.state.facts.rows.get(id).filter(|row| row.kind == InboxKind::Message) else { continue };
+            let Some(row) = self.state.facts.rows.get(id).filter(|row| row.kind == InboxKind::Message) else {
+                continue;
+            };
             let stops = self.state.facts.stops.iter().filter(|stop| stop.session == row.session);
             for stop in stops.filter(|stop| stop.before > row.at && stop.when < *when) {
                 wrong.push(format!("{id} was given {} ms after the `-stop` that took it back", when - stop.when));

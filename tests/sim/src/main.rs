@@ -59,7 +59,9 @@ fn main() -> ExitCode {
                             let _print = print.lock();
                             if arguments.trace {
                                 println!("{}", story(&scenario, &outcome));
-                            } else if !outcome.wrong.is_empty() && told.fetch_add(1, Ordering::Relaxed) < arguments.stories {
+                            } else if !outcome.wrong.is_empty()
+                                && told.fetch_add(1, Ordering::Relaxed) < arguments.stories
+                            {
                                 let (shortest, outcome) = shrink(&scenario, outcome);
                                 println!("{}", story(&shortest, &outcome));
                             }

@@ -385,10 +385,14 @@ fn conversations(dice: &mut Dice, rough: u64, items: &mut Vec<Item>) -> u64 {
         let stop = !new && dice.in_hundred(10);
         let mentions = !stop && dice.in_hundred(if new { 85 } else { 25 });
         let delivery = delivery(dice, rough);
-        items.push(Item::Step { at, what: What::Write { message, conversation, thread, author, mentions, stop, delivery } });
+        items.push(Item::Step {
+            at,
+            what: What::Write { message, conversation, thread, author, mentions, stop, delivery },
+        });
         if !stop && dice.in_hundred(5) {
             let delivery = self::delivery(dice, rough);
-            let what = if dice.in_hundred(50) { What::Edit { message, delivery } } else { What::Delete { message, delivery } };
+            let what =
+                if dice.in_hundred(50) { What::Edit { message, delivery } } else { What::Delete { message, delivery } };
             items.push(Item::Step { at: at + 1 + dice.span(), what });
         }
     }
@@ -400,14 +404,27 @@ fn around(dice: &mut Dice, rough: u64, last: u64, items: &mut Vec<Item>) {
     for _ in 0..dice.below(rough) {
         let what = match dice.below(6) {
             0 | 1 => {
-                let reason = dice.pick(&[Reason::Refresh, Reason::Broken, Reason::TooMany, Reason::Disabled, Reason::HalfOpen]);
+                let reason =
+                    dice.pick(&[Reason::Refresh, Reason::Broken, Reason::TooMany, Reason::Disabled, Reason::HalfOpen]);
                 let most = dice.pick(&[1_000, 8_000, 40_000]);
                 let gap = 100 + dice.below(most);
                 What::Disconnect { socket: usize::try_from(dice.below(3)).unwrap_or(0), reason, gap }
             }
             2 => {
-                let call = dice.pick(&[Call::Post, Call::Find, Call::Page, Call::Heads, Call::Person, Call::Accept, Call::Write]);
-                let fault = if call.is_of_store() { Fault::Fails(0) } else { dice.pick(&[Fault::Fails(3_000), Fault::Vanishes]) };
+                let call = dice.pick(&[
+                    Call::Post,
+                    Call::Find,
+                    Call::Page,
+                    Call::Heads,
+                    Call::Person,
+                    Call::Accept,
+                    Call::Write,
+                ]);
+                let fault = if call.is_of_store() {
+                    Fault::Fails(0)
+                } else {
+                    dice.pick(&[Fault::Fails(3_000), Fault::Vanishes])
+                };
                 let most = if call.is_of_store() { 4_000 } else { 40_000 };
                 What::Outage { call, fault, millis: dice.below(most) }
             }
@@ -432,8 +449,20 @@ fn around(dice: &mut Dice, rough: u64, last: u64, items: &mut Vec<Item>) {
 /// How calls go wrong, and what the agent does.
 fn faults(dice: &mut Dice, rough: u64, items: &mut Vec<Item>) {
     const CALLS: [Call; 14] = [
-        Call::Post, Call::Post, Call::Post, Call::Submit, Call::Submit, Call::Find, Call::Page, Call::Heads, Call::Person,
-        Call::Open, Call::Fate, Call::Interrupt, Call::Status, Call::Write,
+        Call::Post,
+        Call::Post,
+        Call::Post,
+        Call::Submit,
+        Call::Submit,
+        Call::Find,
+        Call::Page,
+        Call::Heads,
+        Call::Person,
+        Call::Open,
+        Call::Fate,
+        Call::Interrupt,
+        Call::Status,
+        Call::Write,
     ];
     for _ in 0..dice.below(1 + rough) {
         let call = dice.pick(&CALLS);

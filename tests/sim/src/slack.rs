@@ -187,7 +187,9 @@ impl State {
 
     fn change(&mut self, number: u32, delivery: Delivery, deletes: bool) {
         let now = self.now();
-        let Some(written) = self.slack.messages.iter_mut().find(|written| written.number == Some(number)) else { return };
+        let Some(written) = self.slack.messages.iter_mut().find(|written| written.number == Some(number)) else {
+            return;
+        };
         if written.deleted.is_some() {
             return;
         }
@@ -554,6 +556,7 @@ impl ChatTransport for SimSlack {
             ephemeral: true,
             status: true,
             reactions: true,
+            files: false,
             part_chars: PART_CHARS,
         }
     }
@@ -637,7 +640,8 @@ impl ChatTransport for SimSlack {
         self.world.leave(call, count).await;
         match fault {
             None | Some(Fault::Slow(_)) => {
-                Ok(Receipt { message: self.world.lock().slack.landed.get(&count).filter(|_| call == Call::Post).cloned() })
+                let message = self.world.lock().slack.landed.get(&count).filter(|_| call == Call::Post).cloned();
+                Ok(Receipt { message, file: None })
             }
             Some(Fault::Fails(millis)) => Err(DeliverError::Temporary {
                 reason: "ratelimited".to_owned(),
@@ -666,7 +670,7 @@ impl ChatTransport for SimSlack {
         Ok(found.collect())
     }
 
-    async fn fetch(&self, _file: &FileRef, _into: &mut FileSink) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, _file: &FileRef, _most: u64, _into: &mut FileSink) -> Result<Fetched, FetchError> {
         Err(FetchError::Refused { reason: "there are no files".to_owned() })
     }
 

@@ -78,7 +78,9 @@ impl Place {
     fn log_length(&self) -> u64 {
         match self {
             Self::Memory(_) => 0,
-            Self::Disk { folder, copy } => fs::metadata(log_of(&database(folder.path(), *copy))).map_or(0, |file| file.len()),
+            Self::Disk { folder, copy } => {
+                fs::metadata(log_of(&database(folder.path(), *copy))).map_or(0, |file| file.len())
+            }
         }
     }
 
@@ -190,7 +192,8 @@ impl StateStore for SimStore {
             let now = state.now();
             state.facts.committed(&facts, now);
             for row in &facts.inbox {
-                let line = format!("row {} ({}) of {} is {}", row.id, row.kind.as_str(), row.session, row.state.as_str());
+                let line =
+                    format!("row {} ({}) of {} is {}", row.id, row.kind.as_str(), row.session, row.state.as_str());
                 state.say(line);
             }
             for part in &facts.parts {

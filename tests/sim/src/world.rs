@@ -142,7 +142,10 @@ impl State {
         let crash = self.crashes.remove(index);
         let Manner::Killed { torn: thousandths } = crash.manner;
         let torn = thousandths.filter(|_| torn);
-        self.say(format!("### the broker is killed {what}{}", if torn.is_some() { ", which is half written" } else { "" }));
+        self.say(format!(
+            "### the broker is killed {what}{}",
+            if torn.is_some() { ", which is half written" } else { "" }
+        ));
         self.ended = Some(Ended { away: crash.away, torn });
         true
     }

@@ -77,8 +77,9 @@ fn every_planted_fault_is_found_within_two_thousand_seeds() {
     for fault in Plant::ALL {
         let first = thread::spawn(move || {
             plant(Some(fault));
-            let found = (1..=2_000)
-                .find_map(|seed| Some((seed, run(&Scenario::of(seed)).unwrap())).filter(|(_, run)| !run.wrong.is_empty()));
+            let found = (1..=2_000).find_map(|seed| {
+                Some((seed, run(&Scenario::of(seed)).unwrap())).filter(|(_, run)| !run.wrong.is_empty())
+            });
             plant(None);
             let (seed, outcome) = found?;
             assert_eq!(run(&Scenario::of(seed)).unwrap().wrong, [""; 0], "without the fault all is well");
