@@ -145,6 +145,11 @@ impl House {
         };
         let stop = tokio::select! {
             stop = signals.next() => stop,
+            name = broker.broken() => {
+                let told = format!("the task `{name}` broke down, its panic is in the log; what was committed is safe: \
+                                    start the broker again");
+                return Err(Failure::new(Exit::Internal, told));
+            }
             never = shown => match never {},
             never = counted() => match never {},
             never = turns() => match never {},

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::Shared;
+use super::{Shared, vital};
 use crate::chat::{Intake, LinkError, RawEnvelope};
 use crate::sabotage::{Plant, planted};
 use crate::store::{Accepted, JournalId, JournalRow, StoreError};
@@ -57,7 +57,7 @@ pub(super) fn start(shared: &Arc<Shared>, rows: mpsc::Sender<JournalRow>) {
     let intake = Arc::new(Journal { shared: Arc::clone(shared), rows });
     let transport = Arc::clone(&shared.parts.transport);
     let stop = shared.closing.clone();
-    shared.tasks.spawn(async move {
+    vital::spawn(shared, "intake", async move {
         match transport.run(intake, stop).await {
             Ok(()) => tracing::info!("the link to the chat platform is closed"),
             Err(LinkError::Fatal { reason }) => tracing::error!(reason, "the link to the chat platform has ended"),

@@ -20,6 +20,7 @@
 //! | `supervisor` | the runtime's events, handed to their sessions |
 //! | `turns` | how many turns run at once |
 //! | `door` | the way in for whoever is neither the platform nor the agent |
+//! | `vital` | tells when a task is gone that cannot be missed |
 //! | `people` | who somebody is, remembered for a day |
 
 mod door;
@@ -37,6 +38,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod vital;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -181,6 +183,8 @@ pub(crate) struct Shared {
     pub(crate) files: files::Files,
     pub(crate) recovery: watch::Sender<PartHealth>,
     pub(crate) tasks: TaskTracker,
+    /// The task that cannot be missed and is gone.
+    pub(crate) broken: watch::Sender<Option<&'static str>>,
     /// No new envelopes.
     pub(crate) closing: CancellationToken,
     /// Sessions and the sender end.
@@ -227,6 +231,7 @@ impl Broker {
             files: files::Files::default(),
             recovery: watch::Sender::new(PartHealth::well().remark("no pass yet")),
             tasks: TaskTracker::new(),
+            broken: watch::Sender::new(None),
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
             parts,
@@ -251,6 +256,19 @@ impl Broker {
     /// How far the search for missed messages is, now and from now on.
     pub fn recovery_health(&self) -> watch::Receiver<PartHealth> {
         self.shared.recovery.subscribe()
+    }
+
+    /// Returns when a task has panicked that the broker cannot do without, with its name. Nothing that was committed is lost,
+    /// but this broker does its work no more: end it, and start another one on the same store.
+    pub async fn broken(&self) -> &'static str {
+        let mut broken = self.shared.broken.subscribe();
+        loop {
+            if let Some(name) = *broken.borrow_and_update() {
+                return name;
+            }
+            // The sender lives as long as this broker.
+            let _ = broken.changed().await;
+        }
     }
 
     /// How the outbox stands, now and from now on.

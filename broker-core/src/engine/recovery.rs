@@ -15,7 +15,7 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::sync::mpsc;
 
-use super::Shared;
+use super::{Shared, vital};
 use crate::chat::{Author, ChatMessage, ChatTime, ConversationKey, ConversationKind, Parsed, RawEnvelope, ThreadKey};
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
@@ -66,7 +66,7 @@ pub(super) fn start(shared: &Arc<Shared>, rows: mpsc::Sender<JournalRow>) {
         looked_at: LruCache::new(MAX_LOOKED_AT),
     };
     let closing = shared.closing.clone();
-    shared.tasks.spawn(async move {
+    vital::spawn(shared, "recovery", async move {
         tokio::select! {
             biased;
             () = closing.cancelled() => {}

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::live::Change;
 use super::registry::{self, Letter};
-use super::{Shared, live, recovery};
+use super::{Shared, live, recovery, vital};
 use crate::chat::{ChatMessage, ChatOp, ConversationKind, OpKey, Parsed, PartBody, ThreadKey};
 use crate::prompt;
 use crate::session::{STOP, SessionInput};
@@ -32,9 +32,9 @@ const CLOSED_KEPT: Duration = Duration::from_secs(60 * 24 * 60 * 60);
 /// Starts the router. It begins with the rows that an earlier broker left unread.
 pub(super) fn start(shared: &Arc<Shared>) -> mpsc::Sender<JournalRow> {
     let (sender, mut rows) = mpsc::channel(QUEUE);
+    let of = shared;
     let shared = Arc::clone(shared);
-    let tasks = shared.tasks.clone();
-    tasks.spawn(async move {
+    vital::spawn(of, "router", async move {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut prune = tokio::time::interval(PRUNE);

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Shared;
 use super::registry::Letter;
+use super::{Shared, vital};
 use crate::agent::{AgentAnswer, AgentEvent};
 use crate::session::SessionInput;
 
@@ -11,10 +11,10 @@ use crate::session::SessionInput;
 ///
 /// Waiting for one session's queue cannot hold up the others for long: a session's task waits for nothing but the store.
 pub(super) fn start(shared: &Arc<Shared>) {
+    let of = shared;
     let shared = Arc::clone(shared);
-    let tasks = shared.tasks.clone();
     let mut events = shared.parts.runtime.events();
-    tasks.spawn(async move {
+    vital::spawn(of, "supervisor", async move {
         loop {
             let event = tokio::select! {
                 biased;

@@ -17,6 +17,17 @@ use crate::store::StoreCounts;
 use crate::testing::memory_chat::Fault;
 use crate::testing::{Act, MemoryChat, MemoryStore, ScriptedAgent};
 
+/// It would look alive and hear of nothing that it missed.
+#[tokio::test]
+async fn a_task_that_cannot_be_missed_is_missed() {
+    let mut house = House::new(|_| vec![Act::Finish(None)]).await;
+    house.broker = None;
+    // It panics as soon as it is asked anything.
+    let history = Arc::new(crate::history::MockHistoryProvider::new());
+    let broker = Broker::start(Parts { history, ..house.parts() }, house.settings.clone()).await.unwrap();
+    assert_eq!(tokio::time::timeout(LIMIT, broker.broken()).await, Ok("recovery"));
+}
+
 mod changes;
 mod clock;
 
