@@ -327,6 +327,10 @@ impl SessionMachine {
             let row = self.delivered(index, &turn, draft);
             if barrier == Barrier::Reopened {
                 self.count_input(row.kind, draft);
+                if row.kind.is_from_person() {
+                    // The word of it never came, so it was taken after whatever the turn is known to have said.
+                    self.unsignal(draft);
+                }
             }
             self.record.agent_confirmed = true;
             return Some(row.kind);

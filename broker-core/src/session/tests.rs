@@ -214,6 +214,19 @@ fn a_stop_with_nothing_to_stop_says_so_and_a_message_from_before_it_stays_stoppe
 }
 
 #[test]
+fn what_a_turn_took_after_its_final_and_before_a_crash_is_owed_an_answer() {
+    let mut rig = Rig::running();
+    rig.tool("1", "post", serde_json::json!({"text": "done", "kind": "final"}));
+    assert_eq!(given(&rig.say(102, "and this")), ["s-i4"]);
+    rig.accept("s-i4", "t1");
+    rig.crash();
+    rig.open(2);
+    rig.step(fates(&[("s-i4", Fate::Recorded)]));
+    let waits = rig.rows().inbox;
+    assert_eq!(waits.iter().map(|row| row.kind).collect::<Vec<_>>(), [InboxKind::Continuation]);
+}
+
+#[test]
 fn after_a_crash_doubt_is_decided_by_the_history() {
     // The crash came after the submit, before its record.
     for (fate, state, wakes) in

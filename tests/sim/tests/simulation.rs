@@ -13,8 +13,17 @@ use broker_sim::shrink::{shrink, story};
 const SEEDS: u64 = 1_200;
 
 /// Seeds in which something was wrong once, and what that was.
-const REGRESSIONS: &[(u64, &str)] =
-    &[(233, "a message that waited for a place was deleted, and its session said for ever that it waits")];
+const REGRESSIONS: &[(u64, &str)] = &[
+    (222, "a refused post was not told, since the broker was killed before the session heard of it"),
+    (233, "a message that waited for a place was deleted, and its session said for ever that it waits"),
+    (891, "an early reply stayed unread until the next broker, since the store failed for a moment"),
+    (1179, "a search that could not list the conversations counted as complete"),
+    (
+        8591,
+        "messages that a turn took after its final were forgotten, since the broker was killed before it heard of them",
+    ),
+    (1374, "a stop dropped the submit of a message that was written after it"),
+];
 
 fn check(seed: u64) -> Result<(), String> {
     let scenario = Scenario::of(seed);
