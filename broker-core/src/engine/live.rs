@@ -238,7 +238,10 @@ impl Session {
     }
 
     async fn letter(&mut self, letter: Letter) -> Result<(), End> {
-        self.quiet_since = self.shared.parts.clock.now();
+        // What changes nothing, such as the end of a process that it does not need, keeps no session from being put away.
+        if !matches!(letter, Letter::Input(_)) {
+            self.quiet_since = self.shared.parts.clock.now();
+        }
         match letter {
             Letter::Wake => Ok(()),
             Letter::Input(input) => self.steps(*input).await,

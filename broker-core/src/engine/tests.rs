@@ -551,3 +551,19 @@ async fn a_session_that_is_put_away_closes_its_thread_and_goes_on_with_it_later(
     let record = house.record(&thread).unwrap();
     assert_eq!(house.agent.history(&record.agent_thread.unwrap()).len(), 2);
 }
+
+#[tokio::test]
+async fn restarts_of_the_agent_keep_no_session_from_being_put_away() {
+    let mut house = House::new(echo).await;
+    house.settings.session_idle = Duration::from_millis(200);
+    house.restart().await;
+    let thread = house.chat.say("C1", None, "U1", "@broker one");
+    house.posts(&thread, 1).await;
+    let put_away = async {
+        while house.broker().live_sessions() > 0 {
+            house.agent.crash().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, put_away).await.expect("it is quiet, whatever becomes of processes");
+}
