@@ -316,7 +316,7 @@ async fn what_slack_would_refuse_is_refused() {
         ("conversations.info", json!({ "channel": "C0NOWHERE" }), "channel_not_found"),
         ("users.info", json!({ "user": "U0NOBODY" }), "user_not_found"),
         ("reactions.remove", json!({ "channel": CHANNEL, "timestamp": root, "name": "eyes" }), "no_reaction"),
-        ("files.getUploadURLExternal", json!({}), "unknown_method"),
+        ("files.remoteAdd", json!({}), "unknown_method"),
     ] {
         assert_eq!(call(&slack, method, args).await, json!({ "ok": false, "error": error }), "{method}");
     }

@@ -248,8 +248,14 @@ impl SessionMachine {
             return;
         }
         let row = self.close(index, InboxState::Parked, draft);
-        if row.kind.is_from_person() {
-            self.post(PostKind::Notice, &prompt::parked(attempts, reason), now, draft);
+        // The person's own message is with the agent when one of ours is parked: it stays without an answer all the same.
+        let notice = match row.kind {
+            InboxKind::Continuation => Some(prompt::cut_again()),
+            InboxKind::WakeUp => Some(prompt::silent_end()),
+            kind => kind.is_from_person().then(|| prompt::parked(attempts, reason)),
+        };
+        if let Some(notice) = notice {
+            self.post(PostKind::Notice, &notice, now, draft);
         }
         self.put_aside(row);
     }
@@ -417,12 +423,14 @@ impl SessionMachine {
             for turn in self.ended.clone() {
                 self.settle_ended(&turn, draft);
             }
+            self.interrupt_stopped(now, draft);
             return;
         }
         self.forget_process();
         // Whatever was given before is looked up now, this too.
         self.asked.clear();
         if opened.running.is_some() && opened.running == self.record.running_turn {
+            self.interrupt_stopped(now, draft);
             return;
         }
         let in_doubt: Vec<InputId> =

@@ -289,6 +289,15 @@ fn the_death_of_the_runtime_is_a_crash_of_the_turn_alone() {
 }
 
 #[test]
+fn a_stop_while_the_thread_is_not_open_interrupts_as_soon_as_it_is() {
+    let mut rig = Rig::running();
+    rig.say(101, "steer");
+    rig.step(SessionInput::Submitted { row: InputId::new("s-i2"), result: Err(SubmitError::NotOpen) });
+    assert!(!has_interrupt(&rig.stop(102)), "there is no way to the turn");
+    assert!(has_interrupt(&rig.open(1)), "the process lives, and so does the turn");
+}
+
+#[test]
 fn what_a_turn_did_not_take_is_asked_for_at_its_end() {
     let mut rig = Rig::running();
     rig.say(101, "steer");
@@ -320,6 +329,22 @@ fn a_submit_that_fails_is_tried_five_times_and_then_told() {
     }
     assert_eq!(rig.state("s-i1"), InboxState::Parked);
     assert_eq!(rig.posted().len(), 1);
+}
+
+#[test]
+fn a_continuation_that_cannot_be_given_is_told() {
+    let mut rig = Rig::running();
+    rig.crash();
+    rig.open(2);
+    let row = rig.inbox.values().find(|row| row.kind == InboxKind::Continuation).unwrap().id.clone();
+    for _ in 0..MAX_ATTEMPTS {
+        let result = Err(SubmitError::Refused { reason: "no".to_owned() });
+        rig.step(SessionInput::Submitted { row: row.clone(), result });
+        rig.now = rig.machine.deadline().unwrap_or(rig.now);
+        rig.step(SessionInput::Tick);
+    }
+    assert_eq!(rig.state(row.as_str()), InboxState::Parked);
+    assert_eq!(rig.posted().last().unwrap(), &(PostKind::Notice, prompt::cut_again()));
 }
 
 #[test]

@@ -243,6 +243,14 @@ impl SessionMachine {
         any
     }
 
+    /// A turn that was stopped while there was no way to it is interrupted once there is one.
+    pub(super) fn interrupt_stopped(&mut self, now: Timestamp, draft: &mut Draft) {
+        if let Some(turn) = self.turn.as_ref().filter(|turn| turn.stopped) {
+            let id = turn.id.clone();
+            self.interrupt(&id, false, now, draft);
+        }
+    }
+
     fn refuse_calls(&mut self, draft: &mut Draft) {
         for call in self.calls.drain(..) {
             let answer = AgentAnswer::Tool { success: false, text: prompt::STOPPED_BY_PERSON.to_owned() };

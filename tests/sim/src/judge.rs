@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use broker_core::agent::InputId;
-use broker_core::chat::{Author, ConversationKind, OpKey, ThreadKey};
+use broker_core::chat::{Author, ConversationKind, OpKey, PartBody, ThreadKey};
 use broker_core::outbox::MAYBE_DUPLICATE;
 use broker_core::store::{InboxKind, InboxState, OwnerId, PartState, PostKind, SessionRecord, StateStore};
 use broker_store::SqliteStore;
@@ -139,7 +139,15 @@ impl Judge<'_> {
             row.state == InboxState::Parked && row.message.as_ref().is_some_and(|known| known.id == message.id)
         });
         let told = |text: &str| self.state.slack.own(&thread).any(|post| post.message.text.contains(text));
-        if parked && told("could not be given to the agent") {
+        // The platform itself may have refused the notice for good: then there is nobody whom it could be told.
+        let refused = |text: &str| {
+            self.state.facts.parts.values().any(|planned| {
+                let part = &planned.part;
+                let says = matches!(&part.body, PartBody::Text { markup } if markup.contains(text));
+                part.thread == thread && part.state == PartState::Refused && says
+            })
+        };
+        if parked && (told("could not be given to the agent") || refused("could not be given to the agent")) {
             return;
         }
         wrong.push(format!("m{number} was never given to the agent, and nobody was told"));
