@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::agent::{AgentThreadId, TurnId};
@@ -30,6 +31,15 @@ string_id! {
     /// One post: what one tool call, one request or one final text made.
     PostId
 }
+impl PostId {
+    /// The id of a post that its maker gave a name: the same for the same session and name, whatever the name holds.
+    pub fn named(session: &SessionId, name: &str) -> Self {
+        let digest = Sha256::digest(name.as_bytes());
+        let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        Self::new(format!("{session}-k{hex}"))
+    }
+}
+
 string_id! {
     /// Who holds a session: one broker process.
     OwnerId

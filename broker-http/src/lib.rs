@@ -28,11 +28,15 @@
 //! # }
 //! ```
 
+mod abilities;
 mod bind;
 mod body;
+mod connections;
 mod gate;
 mod health;
 mod hosts;
+mod message;
+mod openapi;
 mod part;
 mod refusal;
 mod server;

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use broker_core::engine::AskError;
 use broker_core::store::StoreError;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// A request that is not served, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,16 +32,43 @@ pub(crate) enum Refusal {
     /// The body breaks off, or is no JSON object.
     Malformed(String),
     Store(String),
+    /// What only one route says.
+    Own(Own),
+}
+
+/// A refusal that one route alone knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Own {
+    pub(crate) status: StatusCode,
+    pub(crate) code: Cow<'static, str>,
+    pub(crate) message: String,
+    /// What stands beside code and message.
+    pub(crate) more: Map<String, Value>,
 }
 
 #[derive(Serialize)]
 struct Body {
     ok: bool,
-    error: &'static str,
+    error: Cow<'static, str>,
     message: Cow<'static, str>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 impl Refusal {
+    /// A refusal that one route alone knows.
+    pub(crate) fn own(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self::Own(Own { status, code: code.into(), message: message.into(), more: Map::new() })
+    }
+
+    /// The same with something beside code and message.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        if let Self::Own(own) = &mut self {
+            own.more.insert(name.to_owned(), value.into());
+        }
+        self
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::NotFound | Self::SessionNotFound => StatusCode::NOT_FOUND,
@@ -52,11 +80,12 @@ impl Refusal {
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::Busy | Self::TimedOut | Self::Starting | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Own(own) => own.status,
         }
     }
 
-    fn code(&self) -> &'static str {
-        match self {
+    fn code(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::HostNotAllowed => "host_not_allowed",
@@ -72,7 +101,8 @@ impl Refusal {
             Self::BodyTooSlow => "body_too_slow",
             Self::Malformed(_) => "invalid_json",
             Self::Store(_) => "store_unavailable",
-        }
+            Self::Own(own) => return own.code.clone(),
+        })
     }
 
     fn message(self) -> Cow<'static, str> {
@@ -93,6 +123,7 @@ impl Refusal {
             Self::BodyTooLarge => "the body has more bytes than this route takes",
             Self::BodyTooSlow => "the body did not come in time",
             Self::Malformed(what) | Self::Store(what) => return Cow::Owned(what),
+            Self::Own(own) => return Cow::Owned(own.message),
         })
     }
 }
@@ -116,7 +147,8 @@ impl From<AskError> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, error) = (self.status(), self.code());
-        let mut response = (status, Json(Body { ok: false, error, message: self.message() })).into_response();
+        let more = if let Self::Own(own) = &self { own.more.clone() } else { Map::new() };
+        let mut response = (status, Json(Body { ok: false, error, message: self.message(), more })).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

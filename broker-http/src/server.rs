@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::extract::Request;
 use axum::http::header;
-use axum::middleware;
+use axum::middleware::{self, Next};
 use axum::routing::get;
+use axum::{Json, Router};
 use broker_core::engine::Door;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,9 +20,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::connections::{Seat, Seats};
 use crate::gate::{self, Gate};
 use crate::health::{self, Health};
 use crate::hosts::Hosts;
+use crate::openapi;
 use crate::part::Part;
 use crate::refusal::Refusal;
 use crate::sessions::{self, Access, Sessions};
@@ -34,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What bounds the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once; further ones wait in the system's queue. 128.
+    /// Connections at once. One more takes the place of the one that has been without a request for longest. 128.
     pub connections: usize,
     /// Requests served at once; further ones are answered with 503 `busy`. 64.
     pub requests: usize,
@@ -154,6 +157,10 @@ impl Api {
             let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
             router = router.route("/metrics", get(async move || (format, text().await)));
         }
+        if let Some((_, access)) = &self.sessions {
+            let document = openapi::document(self.version, matches!(access, Access::Tokens(_)));
+            router = router.route("/openapi.json", get(async move || Json(document)));
+        }
         let sessions = self.sessions.map(|(door, access)| Sessions { access, door, limits: self.limits });
         let sessions = sessions.map(sessions::router).unwrap_or_default();
         router
@@ -171,16 +178,16 @@ impl Api {
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
     let limits = api.limits;
     let router = api.router();
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let seats = Seats::new(limits.connections);
     let connections = TaskTracker::new();
-    while let Some(Ok(slot)) = stop.run_until_cancelled(Arc::clone(&slots).acquire_owned()).await {
-        let Some(stream) = stop.run_until_cancelled(next(&listener)).await else { break };
+    while let Some(stream) = stop.run_until_cancelled(next(&listener)).await {
+        let Some(Some((seat, place))) = stop.run_until_cancelled(seats.take()).await else { break };
         let (router, stop) = (router.clone(), stop.clone());
         connections.spawn(async move {
-            if let Err(error) = connection(stream, router, limits, stop).await {
+            if let Err(error) = connection(stream, router, limits, &seat, stop).await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(slot);
+            drop((seat, place));
         });
     }
     drop(listener);
@@ -206,8 +213,18 @@ async fn connection(
     stream: TcpStream,
     router: Router,
     limits: Limits,
+    seat: &Arc<Seat>,
     stop: CancellationToken,
 ) -> Result<(), hyper::Error> {
+    let at = Arc::clone(seat);
+    let router = router.layer(middleware::from_fn(move |request: Request, next: Next| {
+        let busy = at.busy();
+        async move {
+            let response = next.run(request).await;
+            drop(busy);
+            response
+        }
+    }));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
@@ -216,6 +233,7 @@ async fn connection(
     let mut connection = std::pin::pin!(connection);
     let rest = tokio::select! {
         ended = connection.as_mut() => return ended,
+        () = seat.gone() => return Ok(()),
         () = tokio::time::sleep(limits.connection) => limits.request,
         () = stop.cancelled() => limits.stop,
     };

@@ -7,7 +7,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use broker_core::access::InstallKey;
 use broker_core::chat::ThreadKey;
@@ -15,9 +15,9 @@ use broker_core::engine::Door;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::body;
 use crate::refusal::Refusal;
 use crate::server::Limits;
+use crate::{abilities, body};
 
 /// Who may use the routes of sessions.
 #[derive(Debug, Clone)]
@@ -38,13 +38,18 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
+    /// The way to all sessions, once there is one.
+    pub(crate) fn door(&self) -> Result<Door, Refusal> {
+        self.door.borrow().clone().ok_or(Refusal::Starting)
+    }
+
     /// The way to a session's thread, for whoever may go it.
-    async fn open(
+    pub(crate) async fn open(
         &self,
         headers: &HeaderMap,
         find: impl FnOnce(&Door) -> Option<ThreadKey>,
     ) -> Result<(Door, ThreadKey), Refusal> {
-        let door = self.door.borrow().clone().ok_or(Refusal::Starting)?;
+        let door = self.door()?;
         let thread = find(&door);
         let session = match &thread {
             Some(thread) => door.session(thread).await?,
@@ -68,8 +73,10 @@ impl Sessions {
 pub(crate) fn router(sessions: Sessions) -> Router {
     let sessions = Arc::new(sessions);
     Router::new()
-        .route("/sessions/{key}/retry", post(retry))
-        .route("/sessions/{key}/revoke-token", post(revoke_token))
+        .route(RETRY, post(retry))
+        .route(REVOKE_TOKEN, post(revoke_token))
+        .route(POSTS, get(abilities::look))
+        .merge(abilities::router())
         .route_layer(middleware::from_fn_with_state(Arc::clone(&sessions), before))
         .with_state(sessions)
 }
@@ -118,6 +125,13 @@ fn thread(door: &Door, key: &str) -> Option<ThreadKey> {
         _ => key.parse().ok(),
     }
 }
+
+/// Tries again what was put aside.
+pub(crate) const RETRY: &str = "/sessions/{key}/retry";
+/// Makes the tokens of a session worthless.
+pub(crate) const REVOKE_TOKEN: &str = "/sessions/{key}/revoke-token";
+/// How a post stands.
+pub(crate) const POSTS: &str = "/slack/posts/{id}";
 
 type KeyOfPath = Result<Path<String>, PathRejection>;
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::registry::{self, Letter};
+use super::effects::{self, EarlierError};
+use super::registry::{self, Call, Letter};
 use crate::chat::{ConversationId, MessageId, ThreadKey};
 use crate::session::SessionInput;
-use crate::store::{SessionRecord, StoreError};
+use crate::store::{ContextMessage, PartRow, PostId, SessionRecord, StoreError};
+use crate::thread_tools::{ToolAnswer, ToolCommand};
 
 /// Why a session could not be asked for something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +77,55 @@ impl Door {
     /// As for [`Door::retry`].
     pub async fn revoke_token(&self, session: &ThreadKey) -> Result<(), AskError> {
         self.ask(session, SessionInput::RevokeToken).await
+    }
+
+    /// Asks a session for what the agent's tools can do. Whatever that changes is durable before the answer; a post is
+    /// answered when every part of it is sent or refused, and after 20 s as queued. `once` is a name that its maker gives
+    /// a post: asked for again under the same name, it is not made again, and answered with what became of it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Door::retry`]. [`AskError::Busy`] may come after the change was made, when the broker ends in between.
+    pub async fn call(
+        &self,
+        session: &ThreadKey,
+        command: ToolCommand,
+        once: Option<String>,
+    ) -> Result<ToolAnswer, AskError> {
+        let (answer, asked) = oneshot::channel();
+        let call = Call { command, once, answer };
+        registry::try_send(&self.shared, session, Letter::Call(Box::new(call))).map_err(|_| AskError::Busy)?;
+        asked.await.map_err(|_| AskError::Busy)
+    }
+
+    /// The latest messages of a thread, or the latest before one of them, oldest first, and whether there are older ones.
+    /// At most as many as the operator allows.
+    ///
+    /// # Errors
+    ///
+    /// When the platform does not give them.
+    pub async fn earlier(
+        &self,
+        thread: &ThreadKey,
+        before: Option<&MessageId>,
+        limit: Option<usize>,
+    ) -> Result<(Vec<ContextMessage>, bool), EarlierError> {
+        let most = self.history_limit();
+        effects::earlier(&self.shared, thread, before, limit.unwrap_or(most).min(most)).await
+    }
+
+    /// The most messages that one look at the history brings.
+    pub fn history_limit(&self) -> usize {
+        self.shared.settings.history_limit
+    }
+
+    /// The parts of a post, by number; none when there is no such post.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn post(&self, post: &PostId) -> Result<Vec<PartRow>, StoreError> {
+        self.shared.parts.store.post(post).await
     }
 
     /// Gives a session an input, and returns once it is durable.

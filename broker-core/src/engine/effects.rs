@@ -1,32 +1,60 @@
 //! What a session's steps ask for. Each call runs in a task of its own, so that a session never waits for one; calls whose
 //! order matters go through the session's lane.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::files::SessionFiles;
 use super::registry::Letter;
 use super::statuses::{self, Wish};
 use super::{Shared, sender};
 use crate::access::SessionApi;
-use crate::agent::{
-    AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec, TurnId,
-};
-use crate::chat::{Author, ChatMessage, ChatTime, MessageId, Person, ThreadKey};
+use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
+use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, DeliverError, MessageId, OpKey, Person, ThreadKey};
 use crate::history::{self, Latest};
 use crate::outgoing::{self, Refusal};
 use crate::prompt::{self, Coordinates, Overflow};
-use crate::session::{Effect, SessionInput, SessionMachine};
+use crate::session::{CallId, Caller, Effect, Pin, SessionInput, SessionMachine};
 use crate::store::ContextMessage;
-use crate::thread_tools::FileWish;
+use crate::thread_tools::ToolAnswer;
 use crate::workspace::Workspaces;
 use crate::{telemetry, thread_tools, workspace};
 
 /// How long the earlier messages are waited for.
 const BACKFILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a reaction may take, the wait for its turn included.
+const REACT_LIMIT: Duration = Duration::from_secs(15);
+
+/// Calls of those beside the agent who wait for an answer: at most as many as letters wait, each for as long as a tool call
+/// is waited for. Dropped with the session's task, which the callers see.
+#[derive(Clone, Default)]
+struct Calls(Arc<Mutex<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    latest: u64,
+    answers: HashMap<CallId, oneshot::Sender<ToolAnswer>>,
+}
+
+impl Calls {
+    fn expect(&self, answer: oneshot::Sender<ToolAnswer>) -> CallId {
+        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.latest += 1;
+        let call = CallId(calls.latest);
+        calls.answers.insert(call, answer);
+        call
+    }
+
+    fn reply(&self, call: CallId, answer: ToolAnswer) {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).answers.remove(&call);
+        // Whoever asked may have gone away.
+        let _ = waiting.map(|waiting| waiting.send(answer));
+    }
+}
 
 /// A call to the agent whose place in the order matters.
 enum Job {
@@ -45,6 +73,7 @@ pub(super) struct Hands {
     /// Inputs whose submits are not made any more, should they wait in the lane. Emptied whenever nothing waits there.
     dropped: Arc<Mutex<BTreeSet<InputId>>>,
     files: SessionFiles,
+    calls: Calls,
     /// The session's place among the turns that may run; given back when the session ends, however it ends.
     slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
 }
@@ -62,12 +91,18 @@ impl Hands {
             lane,
             dropped,
             files: SessionFiles::default(),
+            calls: Calls::default(),
             slot: Arc::default(),
         }
     }
 
     fn dropped(&self) -> MutexGuard<'_, BTreeSet<InputId>> {
         self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody beside the agent waits for an answer.
+    pub(super) fn expect(&self, answer: oneshot::Sender<ToolAnswer>) -> CallId {
+        self.calls.expect(answer)
     }
 
     /// Begins an effect; its answer comes back as an input.
@@ -97,7 +132,9 @@ impl Hands {
             }
             Effect::Answer { request, answer } => self.answer(request, answer),
             Effect::AnswerHistory { request, before, limit } => self.answer_history(request, before, limit),
-            Effect::Pin { request, turn, thread, wish } => self.pin(request, turn, thread.as_ref(), wish, machine),
+            Effect::Pin { pin, thread } => self.pin(pin, thread.as_ref(), machine),
+            Effect::Reply { call, answer } => self.calls.reply(call, answer),
+            Effect::React { caller, name, on } => self.react(caller, name, on),
             Effect::AskSlot => self.ask_slot(),
             Effect::ReturnSlot => drop(self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()),
             Effect::DropSubmits { rows } => self.dropped().extend(rows),
@@ -127,14 +164,7 @@ impl Hands {
     }
 
     /// Checks and copies a file; the answer comes back as an input.
-    fn pin(
-        &self,
-        request: RequestId,
-        turn: TurnId,
-        thread: Option<&AgentThreadId>,
-        wish: FileWish,
-        machine: &SessionMachine,
-    ) {
+    fn pin(&self, pin: Pin, thread: Option<&AgentThreadId>, machine: &SessionMachine) {
         let (settings, workspace) = (&self.shared.settings, machine.workspace());
         let mut roots = vec![workspace.clone(), settings.repos_root.clone()];
         roots.extend(settings.file_roots.iter().cloned());
@@ -142,13 +172,13 @@ impl Hands {
         let copy = outgoing::folder(&settings.sessions_root).join(self.shared.parts.ids.next());
         let letters = self.letters.clone();
         self.shared.tasks.spawn(async move {
-            let path = wish.path.clone();
+            let path = pin.wish.path.clone();
             let pinned = tokio::task::spawn_blocking(move || outgoing::pin(&path, &workspace, &roots, &copy)).await;
             let failed = |error: tokio::task::JoinError| {
                 Err(Refusal { code: "failed", message: format!("the file could not be copied: {error}") })
             };
             let result = pinned.unwrap_or_else(failed);
-            reply(&letters, SessionInput::Pinned { request, turn, wish, result }).await;
+            reply(&letters, SessionInput::Pinned { pin, result }).await;
         });
     }
 
@@ -166,6 +196,37 @@ impl Hands {
             let Some(permit) = permit else { return };
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
             reply(&letters, SessionInput::SlotGranted).await;
+        });
+    }
+
+    /// Not durable, since it may be repeated: whoever asked is told how it went, and may ask again.
+    fn react(&self, caller: Caller, name: String, on: bool) {
+        let (shared, thread, calls) = (Arc::clone(&self.shared), self.key.clone(), self.calls.clone());
+        self.shared.tasks.spawn(async move {
+            let answer = if shared.parts.transport.capabilities().reactions {
+                let op = ChatOp::React { thread, name, on };
+                let key = OpKey::new(shared.parts.ids.next());
+                match tokio::time::timeout(REACT_LIMIT, shared.parts.transport.perform(&key, &op)).await {
+                    Ok(Ok(_)) => ToolAnswer::Done,
+                    Ok(Err(DeliverError::Refused { code })) => {
+                        ToolAnswer::refused("refused", format!("Slack refused the reaction ({code})"))
+                    }
+                    Ok(Err(error)) => ToolAnswer::refused("unavailable", format!("{error}; try again")),
+                    Err(_) => ToolAnswer::refused("unavailable", "Slack did not answer in time; try again"),
+                }
+            } else {
+                ToolAnswer::refused("not_supported", "there are no reactions here")
+            };
+            match caller {
+                Caller::Beside(call) => calls.reply(call, answer),
+                Caller::Agent(request) => {
+                    let answer = answer.for_agent();
+                    count_answer(&answer);
+                    if let Err(error) = shared.parts.runtime.answer(&request, answer).await {
+                        tracing::debug!(%error, "a tool call is over before its answer");
+                    }
+                }
+            }
         });
     }
 
@@ -194,19 +255,11 @@ impl Hands {
     fn answer_history(&self, request: RequestId, before: Option<MessageId>, limit: usize) {
         let (shared, key) = (Arc::clone(&self.shared), self.key.clone());
         self.shared.tasks.spawn(async move {
-            let before = match before {
-                // The platform's clock may be a little ahead of ours.
-                None => Some(ChatTime::of(shared.parts.clock.now().plus(Duration::from_secs(60)))),
-                Some(id) => shared.parts.history.time_of(&id),
-            };
-            let answer = match before {
-                None => refusal("`before` is not a message_ts of this thread, such as \"1700000000.000100\""),
-                Some(before) => match read_history(&shared, &key, before, limit).await {
-                    Ok((messages, has_more)) => {
-                        AgentAnswer::Tool { success: true, text: prompt::history(&messages, has_more) }
-                    }
-                    Err(reason) => refusal(&format!("the messages could not be read: {reason}")),
-                },
+            let answer = match earlier(&shared, &key, before.as_ref(), limit).await {
+                Ok((messages, has_more)) => {
+                    AgentAnswer::Tool { success: true, text: prompt::history(&messages, has_more) }
+                }
+                Err(error) => AgentAnswer::Tool { success: false, text: error.to_string() },
             };
             count_answer(&answer);
             if let Err(error) = shared.parts.runtime.answer(&request, answer).await {
@@ -222,13 +275,35 @@ fn count_answer(answer: &AgentAnswer) {
     metrics::counter!(telemetry::TOOL_ANSWERS, "result" => result).increment(1);
 }
 
-fn refusal(text: &str) -> AgentAnswer {
-    AgentAnswer::Tool { success: false, text: text.to_owned() }
-}
-
 pub(super) async fn reply(letters: &mpsc::Sender<Letter>, input: SessionInput) {
     // A session that is gone needs no answer: its rows say what is open.
     let _ = letters.send(Letter::Input(Box::new(input))).await;
+}
+
+/// Why earlier messages are not shown.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EarlierError {
+    /// The bound is none.
+    #[error("what the messages shall be before is not a message_ts of this thread, such as \"1700000000.000100\"")]
+    NoSuchMoment,
+    /// The platform does not give them.
+    #[error("the messages could not be read: {0}")]
+    Unreadable(String),
+}
+
+/// The latest messages of a thread, or the latest before one of them, oldest first, and whether there are older ones.
+pub(super) async fn earlier(
+    shared: &Shared,
+    key: &ThreadKey,
+    before: Option<&MessageId>,
+    limit: usize,
+) -> Result<(Vec<ContextMessage>, bool), EarlierError> {
+    let before = match before {
+        // The platform's clock may be a little ahead of ours.
+        None => ChatTime::of(shared.parts.clock.now().plus(Duration::from_secs(60))),
+        Some(id) => shared.parts.history.time_of(id).ok_or(EarlierError::NoSuchMoment)?,
+    };
+    read_history(shared, key, before, limit).await.map_err(EarlierError::Unreadable)
 }
 
 /// The latest messages before a bound, with the names of their people.

@@ -10,7 +10,7 @@ use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::mpsc;
 
 use super::effects::Hands;
-use super::registry::{self, Letter, Load};
+use super::registry::{self, Call, Letter, Load};
 use super::{Shared, router};
 use crate::admission::Verdict;
 use crate::agent::AgentEvent;
@@ -18,9 +18,9 @@ use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, LookupError, OpKey, Par
 use crate::clock::Timestamp;
 use crate::prompt;
 use crate::sabotage::{Plant, planted};
-use crate::session::{Arrival, Birth, STOP, SessionInput, SessionMachine, Step};
+use crate::session::{Arrival, Birth, NamedPost, PostFate, STOP, SessionInput, SessionMachine, Step};
 use crate::store::{
-    CommitError, Fence, JournalFate, JournalId, JournalRow, KnownMessage, SessionCommit, SessionId, StoreError,
+    CommitError, Fence, JournalFate, JournalId, JournalRow, KnownMessage, PostId, SessionCommit, SessionId, StoreError,
 };
 use crate::telemetry;
 
@@ -251,6 +251,7 @@ impl Session {
                 let _ = answer.send(self.machine.is_some());
                 Ok(())
             }
+            Letter::Call(call) => self.call(*call).await,
             Letter::Message(incoming) if self.admissions.len() >= MAX_ADMISSIONS => {
                 // It stays in the journal, and the router finds it again.
                 self.shared.registry.let_go([incoming.journal]);
@@ -268,6 +269,29 @@ impl Session {
                     self.admissions.push_back(admission);
                 }
                 Ok(())
+            }
+        }
+    }
+
+    /// Somebody beside the agent asks for something. What was asked for before under the same name is looked up first.
+    async fn call(&mut self, call: Call) -> Result<(), End> {
+        let Call { command, once, answer } = call;
+        // Whoever asked hears of it by the end of the channel.
+        let Some(session) = self.machine.as_ref().map(|machine| machine.record().id.clone()) else { return Ok(()) };
+        let post = match once {
+            Some(name) => Some(self.named_post(PostId::named(&session, &name)).await?),
+            None => None,
+        };
+        let call = self.hands.expect(answer);
+        self.step(SessionInput::Asked { call, command, post }).await
+    }
+
+    async fn named_post(&mut self, id: PostId) -> Result<NamedPost, End> {
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match self.shared.parts.store.post(&id).await {
+                Ok(parts) => return Ok(NamedPost { id, known: PostFate::of(&parts) }),
+                Err(error) => self.store_failed(&error, &mut wait).await?,
             }
         }
     }

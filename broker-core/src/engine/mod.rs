@@ -68,6 +68,7 @@ use statuses::Statuses;
 use turns::Turns;
 
 pub use door::{AskError, Door};
+pub use effects::EarlierError;
 pub use turns::TurnCounts;
 
 /// The implementations that a broker is made of.

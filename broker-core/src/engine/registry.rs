@@ -11,6 +11,7 @@ use crate::chat::{ConversationKey, ThreadKey};
 use crate::sabotage::{Plant, planted};
 use crate::session::SessionInput;
 use crate::store::JournalId;
+use crate::thread_tools::{ToolAnswer, ToolCommand};
 
 /// Inputs that may wait for one session. Messages over it stay in the journal and are read again later.
 const QUEUE: usize = 1024;
@@ -24,8 +25,19 @@ pub(super) enum Letter {
     Input(Box<SessionInput>),
     /// An input of somebody who waits for it: answered once it is durable, with whether there is a session.
     Asked(Box<SessionInput>, oneshot::Sender<bool>),
+    /// Somebody beside the agent asks for what its tools can do.
+    Call(Box<Call>),
     /// Nothing but the wish that the session is live.
     Wake,
+}
+
+/// A call of somebody beside the agent.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) command: ToolCommand,
+    /// What its maker called it, so that it can be asked twice and is done once.
+    pub(super) once: Option<String>,
+    pub(super) answer: oneshot::Sender<ToolAnswer>,
 }
 
 #[derive(Debug)]

@@ -20,6 +20,8 @@ pub const NO_JOB_TO_WAIT_FOR: &str = "`wait` needs a background job of this sess
 pub const WHOLE_TEXT_NAME: &str = "answer.md";
 /// What stands beside it; plain words, which are the same in every markup.
 pub const WHOLE_TEXT: &str = "It is too long for messages: this file holds the whole of it.";
+/// Somebody says how the turn ends, and none runs.
+pub const NO_TURN_TO_END: &str = "no turn runs in this thread, so there is none to end; nothing was recorded";
 
 /// How much of a post the agent is reminded of, in characters.
 const BEGINNING: usize = 200;

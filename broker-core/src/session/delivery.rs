@@ -510,7 +510,7 @@ impl SessionMachine {
 
     /// What was under way with a process that is gone is over.
     fn forget_process(&mut self) {
-        self.calls.clear();
+        self.drop_agent_calls();
         self.settling = None;
         self.interrupting = None;
         self.stop_until = None;

@@ -1,6 +1,6 @@
 //! The state of a session, the dispatch of inputs, and deadlines.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::delivery::FORGOTTEN_AFTER;
 use super::presence::Showing;
 use super::slot::Slot;
-use super::{Arrival, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, SessionInput, Step, Surroundings};
-use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, RequestId, TurnId};
+use super::{Arrival, Caller, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, SessionInput, Step, Surroundings};
+use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, TurnId};
 use crate::chat::{Author, ChatTime, PersonId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::store::{
@@ -54,7 +54,7 @@ pub(super) struct Settling {
 /// A tool call that waits for its post.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PendingCall {
-    pub(super) request: RequestId,
+    pub(super) caller: Caller,
     pub(super) post: PostId,
     pub(super) until: Timestamp,
 }
@@ -114,6 +114,10 @@ pub struct SessionMachine {
     /// Turns that ended lately, so that a late word of them starts nothing. Bounded.
     pub(super) ended: VecDeque<TurnId>,
     pub(super) calls: Vec<PendingCall>,
+    /// Named posts whose files are being copied, and who asked for them again meanwhile.
+    pub(super) pinning: BTreeMap<PostId, Vec<Caller>>,
+    /// How many files are being copied.
+    pub(super) pins: usize,
     pub(super) interrupting: Option<Interrupting>,
     pub(super) stop_until: Option<Timestamp>,
     pub(super) progress_at: Timestamp,
@@ -235,6 +239,8 @@ impl SessionMachine {
             asked: Vec::new(),
             ended: VecDeque::new(),
             calls: Vec::new(),
+            pinning: BTreeMap::new(),
+            pins: 0,
             interrupting: None,
             stop_until: None,
             progress_at: now,
@@ -281,6 +287,7 @@ impl SessionMachine {
         self.turn.is_none()
             && self.settling.is_none()
             && self.calls.is_empty()
+            && self.pins == 0
             && self.inbox.iter().all(|row| row.kind == InboxKind::Context)
             && !matches!(self.link, Link::Opening { .. })
     }
@@ -301,6 +308,7 @@ impl SessionMachine {
             SessionInput::Edited { arrival, known } => self.edited(arrival, known, now, draft),
             SessionInput::Deleted { journal, message, known } => self.deleted(journal, message, known, now, draft),
             SessionInput::Retry => self.retry(now, draft),
+            SessionInput::Asked { call, command, post } => self.asked(call, command, post, now, draft),
             SessionInput::RevokeToken => {
                 self.record.token_generation += 1;
                 draft.record = true;
@@ -318,9 +326,7 @@ impl SessionMachine {
             SessionInput::Interrupted { turn, result } => self.interrupted(&turn, result),
             SessionInput::SlotGranted => self.slot_granted(),
             SessionInput::Agent(event) => self.agent(event, now, draft),
-            SessionInput::Pinned { request, turn, wish, result } => {
-                self.pinned(request, &turn, wish, result, now, draft);
-            }
+            SessionInput::Pinned { pin, result } => self.pinned(pin, result, now, draft),
             SessionInput::PostSettled(outcome) => self.post_settled(&outcome, now, draft),
             SessionInput::StatusSettled { generation } => self.status_settled(generation, draft),
             SessionInput::Tick => self.tick(now, draft),
@@ -475,7 +481,7 @@ impl SessionMachine {
             _ => None,
         };
         let open = matches!(self.link, Link::Open { .. });
-        let idle = (open && self.turn.is_some() && self.calls.is_empty() && self.interrupting.is_none())
+        let idle = (open && self.turn.is_some() && !self.agent_waits() && self.interrupting.is_none())
             .then(|| self.progress_at.plus(self.around.turn_idle));
         let forgotten = match self.settling {
             None if open => self.forgotten().map(|row| row.not_before).min(),
@@ -486,6 +492,16 @@ impl SessionMachine {
         let call = self.calls.iter().map(|call| call.until).min();
         let waiting = self.waiting_untold();
         [link, row, idle, forgotten, settling, interrupting, call, waiting, self.stop_until].into_iter().flatten().min()
+    }
+
+    /// Whether a call of the agent's own waits for its answer.
+    pub(super) fn agent_waits(&self) -> bool {
+        self.calls.iter().any(|call| matches!(call.caller, Caller::Agent(_)))
+    }
+
+    /// Forgets the agent's calls: the turn or the process that made them is gone.
+    pub(super) fn drop_agent_calls(&mut self) {
+        self.calls.retain(|call| matches!(call.caller, Caller::Beside(_)));
     }
 
     /// Remembers a turn that is over; only the latest few, since a word of an older one cannot come any more.

@@ -40,8 +40,8 @@ use crate::agent::{ReadError, RequestId, SubmitError, Submitted, TurnId};
 use crate::chat::{AgentText, ChatMessage, ChatTime, FileRef, Kept, MessageId, PartBody, Person};
 use crate::outgoing::{Pinned, Refusal};
 use crate::prompt::Overflow;
-use crate::store::{ContextMessage, JournalId, KnownMessage, PostId, PostKind, SessionCommit};
-use crate::thread_tools::FileWish;
+use crate::store::{ContextMessage, JournalId, KnownMessage, PartRow, PartState, PostId, PostKind, SessionCommit};
+use crate::thread_tools::{FileWish, ToolAnswer, ToolCommand};
 
 pub use machine::{Birth, SessionMachine};
 
@@ -56,6 +56,73 @@ pub struct Arrival {
     pub people: Vec<Person>,
     /// Whether its author may instruct; otherwise it only goes along as context.
     pub instructs: bool,
+}
+
+/// A call of somebody beside the agent, unique within the session's task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CallId(pub u64);
+
+/// Who called a tool and waits for the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// The agent.
+    Agent(RequestId),
+    /// Somebody beside it: a command of the agent's, a script of the operator's.
+    Beside(CallId),
+}
+
+/// A file that somebody wants to post.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// Who waits for the post.
+    pub caller: Caller,
+    /// The turn that it is of; absent when none ran.
+    pub turn: Option<TurnId>,
+    /// What is wanted.
+    pub wish: FileWish,
+    /// The post's id, when whoever asks has named it.
+    pub named: Option<PostId>,
+}
+
+/// A post whose id follows from what its maker called it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedPost {
+    /// Its id.
+    pub id: PostId,
+    /// What became of it, when it was asked for before; absent the first time.
+    pub known: Option<PostFate>,
+}
+
+/// How a post stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostFate {
+    /// How many parts arrived.
+    pub arrived: u32,
+    /// How many it has.
+    pub of: u32,
+    /// Whether some are still on their way.
+    pub open: bool,
+    /// The platform's code, when one was refused; `dropped` when it was taken back.
+    pub error: Option<String>,
+}
+
+impl PostFate {
+    /// How the post of these parts stands; none without parts.
+    pub fn of(parts: &[PartRow]) -> Option<Self> {
+        let first = parts.first()?;
+        let count = parts.iter().filter(|part| part.state == PartState::Sent).count();
+        let refused = parts.iter().find(|part| part.state == PartState::Refused);
+        let error = match refused {
+            Some(part) => Some(part.error.clone().unwrap_or_default()),
+            None => parts.iter().any(|part| part.state == PartState::Dropped).then(|| "dropped".to_owned()),
+        };
+        Some(Self {
+            arrived: u32::try_from(count).unwrap_or(u32::MAX),
+            of: first.of,
+            open: parts.iter().any(|part| part.state.is_open()),
+            error,
+        })
+    }
 }
 
 /// What became of a post: all of its parts arrived, or one was refused and the rest dropped.
@@ -96,6 +163,15 @@ pub enum SessionInput {
     },
     /// Somebody asks that what was put aside or waits for another try be tried now.
     Retry,
+    /// Somebody beside the agent asks for what the agent's tools can do.
+    Asked {
+        /// To be answered with [`Effect::Reply`].
+        call: CallId,
+        /// What is wanted; never a [`ToolCommand::History`], which changes nothing and is read without the session.
+        command: ToolCommand,
+        /// The post that it makes, when whoever asks has named it and may ask twice.
+        post: Option<NamedPost>,
+    },
     /// Somebody asks that the tokens that were given out for the session open nothing any more.
     RevokeToken,
     /// `-stop` in this thread.
@@ -148,12 +224,8 @@ pub enum SessionInput {
     Agent(AgentEvent),
     /// The answer to [`Effect::Pin`].
     Pinned {
-        /// The call that asked for it.
-        request: RequestId,
-        /// The turn that it is of.
-        turn: TurnId,
-        /// What was asked for.
-        wish: FileWish,
+        /// What was asked for, and by whom.
+        pin: Pin,
         /// The copy, or why there is none.
         result: Result<Pinned, Refusal>,
     },
@@ -224,6 +296,22 @@ pub enum Effect {
         /// The answer.
         answer: AgentAnswer,
     },
+    /// Answer somebody beside the agent.
+    Reply {
+        /// The call.
+        call: CallId,
+        /// The answer.
+        answer: ToolAnswer,
+    },
+    /// Put a reaction on the thread's first message, or take it away, and say how that went.
+    React {
+        /// Who waits for it.
+        caller: Caller,
+        /// The reaction.
+        name: String,
+        /// Whether it is put there.
+        on: bool,
+    },
     /// Answer a tool call with earlier messages of the thread.
     AnswerHistory {
         /// The call.
@@ -235,14 +323,10 @@ pub enum Effect {
     },
     /// Check a file that the agent wants to post, and copy it.
     Pin {
-        /// The call.
-        request: RequestId,
-        /// The turn that it is of.
-        turn: TurnId,
+        /// What is wanted, and by whom.
+        pin: Pin,
         /// The agent's thread, whose generated images may be posted too.
         thread: Option<AgentThreadId>,
-        /// What was asked for.
-        wish: FileWish,
     },
     /// These inputs, if they were not yet handed to the agent, are not handed to it any more: `-stop` came first.
     DropSubmits {

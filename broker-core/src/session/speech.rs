@@ -1,18 +1,19 @@
 //! What is posted: tool calls, final texts, notices.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use super::machine::{Draft, PendingCall, TurnPost};
-use super::{Effect, MAX_PARTS, MAX_TEXT_PARTS, NOTICE_INTERVAL, PostOutcome, SessionMachine, TOOL_ANSWER_LIMIT};
-use crate::agent::{AgentAnswer, RequestId, TurnId};
+use super::{
+    CallId, Caller, Effect, MAX_PARTS, MAX_TEXT_PARTS, NOTICE_INTERVAL, NamedPost, Pin, PostFate, PostOutcome,
+    SessionMachine, TOOL_ANSWER_LIMIT,
+};
+use crate::agent::{RequestId, TurnId};
 use crate::chat::{AgentText, OpKey, OutContent, OutFile, PartBody};
 use crate::clock::Timestamp;
 use crate::outgoing::{Pinned, Refusal};
 use crate::prompt;
 use crate::store::{PartRow, PartState, PostId, PostKind};
-use crate::thread_tools::{self, FileWish, ToolCommand};
+use crate::thread_tools::{self, ToolAnswer, ToolCommand};
 
 /// How much of a post an agent is reminded of, in characters.
 const BEGINNING: usize = 200;
@@ -58,7 +59,7 @@ impl SessionMachine {
         if bodies.is_empty() {
             return false;
         }
-        self.plan(kind, bodies, turn, now, draft);
+        self.plan(kind, bodies, (turn, None), now, draft);
         true
     }
 
@@ -89,12 +90,12 @@ impl SessionMachine {
         &mut self,
         kind: PostKind,
         bodies: Vec<PartBody>,
-        turn: Option<TurnId>,
+        (turn, named): (Option<TurnId>, Option<PostId>),
         now: Timestamp,
         draft: &mut Draft,
     ) -> PostId {
         let number = self.number(draft);
-        let post = PostId::new(format!("{}-p{number}", self.record.id));
+        let post = named.unwrap_or_else(|| PostId::new(format!("{}-p{number}", self.record.id)));
         let of = u32::try_from(bodies.len()).unwrap_or(u32::MAX);
         if turn.is_some()
             && let Some(first) = bodies.first()
@@ -156,91 +157,155 @@ impl SessionMachine {
         draft: &mut Draft,
     ) {
         self.adopt(turn, now, draft);
+        let caller = Caller::Agent(request);
         let runs = self.turn.as_ref().is_some_and(|known| known.id == *turn && !known.stopped);
         if !runs {
-            return answer(request, false, prompt::STOPPED_BY_PERSON, draft);
+            return answer(caller, ToolAnswer::refused("stopped", prompt::STOPPED_BY_PERSON), draft);
         }
         match thread_tools::parse(tool, arguments) {
-            Err(refusal) => answer(request, false, &refusal.message, draft),
-            Ok(ToolCommand::Help) => answer(request, true, &thread_tools::help(), draft),
-            Ok(ToolCommand::History { before, limit }) => {
-                let limit = limit.unwrap_or(self.around.history_limit).min(self.around.history_limit);
-                draft.effects.push(Effect::AnswerHistory { request, before, limit });
-            }
-            Ok(ToolCommand::State { kind, reason }) => {
+            Err(refusal) => answer(caller, ToolAnswer::refused(refusal.code, refusal.message), draft),
+            Ok(command) => self.command(caller, command, None, now, draft),
+        }
+    }
+
+    /// Somebody beside the agent asks for what its tools can do. What is done while a turn runs counts as done in it: it is
+    /// the turn's own command that asks.
+    pub(super) fn asked(
+        &mut self,
+        call: CallId,
+        command: ToolCommand,
+        post: Option<NamedPost>,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let caller = Caller::Beside(call);
+        if let Some(NamedPost { id, known: Some(fate) }) = post {
+            return self.asked_again(caller, id, fate, now, draft);
+        }
+        if let Some(named) = &post
+            && let Some(waiting) = self.pinning.get_mut(&named.id)
+        {
+            return waiting.push(caller);
+        }
+        let speaks = matches!(command, ToolCommand::Post { .. } | ToolCommand::File(_) | ToolCommand::State { .. });
+        if speaks && self.turn.as_ref().is_some_and(|turn| turn.stopped) {
+            return answer(caller, ToolAnswer::refused("stopped", prompt::STOPPED_BY_PERSON), draft);
+        }
+        if matches!(command, ToolCommand::State { .. }) && self.turn.is_none() {
+            return answer(caller, ToolAnswer::refused("no_turn", prompt::NO_TURN_TO_END), draft);
+        }
+        self.command(caller, command, post.map(|post| post.id), now, draft);
+    }
+
+    /// The post was made when it was asked for the first time.
+    fn asked_again(&mut self, caller: Caller, post: PostId, fate: PostFate, now: Timestamp, draft: &mut Draft) {
+        let PostFate { arrived, of, open, error } = fate;
+        match error {
+            _ if open => self.calls.push(PendingCall { caller, post, until: now.plus(TOOL_ANSWER_LIMIT) }),
+            None => answer(caller, ToolAnswer::Posted { post, messages: of }, draft),
+            Some(code) => answer(caller, ToolAnswer::Undelivered { post, arrived, of, code }, draft),
+        }
+    }
+
+    /// Does what was asked for, whoever did.
+    fn command(
+        &mut self,
+        caller: Caller,
+        command: ToolCommand,
+        named: Option<PostId>,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        match command {
+            ToolCommand::Help => answer(caller, ToolAnswer::Text(thread_tools::help()), draft),
+            ToolCommand::React { name, on } => draft.effects.push(Effect::React { caller, name, on }),
+            ToolCommand::History { before, limit } => match caller {
+                Caller::Agent(request) => {
+                    let limit = limit.unwrap_or(self.around.history_limit).min(self.around.history_limit);
+                    draft.effects.push(Effect::AnswerHistory { request, before, limit });
+                }
+                // It is read without the session.
+                Caller::Beside(_) => answer(caller, ToolAnswer::Done, draft),
+            },
+            ToolCommand::State { kind, reason } => {
                 if kind == PostKind::Wait {
-                    return answer(request, false, prompt::NO_JOB_TO_WAIT_FOR, draft);
+                    return answer(caller, ToolAnswer::refused("no_job", prompt::NO_JOB_TO_WAIT_FOR), draft);
                 }
                 self.signal(kind, reason, draft);
-                answer(request, true, "noted", draft);
+                answer(caller, ToolAnswer::Done, draft);
             }
-            Ok(ToolCommand::File(wish)) => {
+            ToolCommand::File(wish) => {
                 if wish.kind == PostKind::Wait {
-                    return answer(request, false, prompt::NO_JOB_TO_WAIT_FOR, draft);
+                    return answer(caller, ToolAnswer::refused("no_job", prompt::NO_JOB_TO_WAIT_FOR), draft);
                 }
                 if !self.around.sends_files {
-                    return answer(request, false, "files cannot be posted here; nothing was posted", draft);
+                    let message = "files cannot be posted here; nothing was posted";
+                    return answer(caller, ToolAnswer::refused("not_supported", message), draft);
                 }
-                let (turn, thread) = (turn.clone(), self.record.agent_thread.clone());
-                draft.effects.push(Effect::Pin { request, turn, thread, wish });
+                if let Some(id) = &named {
+                    self.pinning.insert(id.clone(), Vec::new());
+                }
+                self.pins += 1;
+                let turn = self.turn.as_ref().map(|turn| turn.id.clone());
+                let thread = self.record.agent_thread.clone();
+                draft.effects.push(Effect::Pin { pin: Pin { caller, turn, wish, named }, thread });
             }
-            Ok(ToolCommand::Post { text, kind, reason }) => {
-                self.tool_post(turn, request, &text, (kind, reason), now, draft);
+            ToolCommand::Post { text, kind, reason } => {
+                self.tool_post(caller, &text, (kind, reason), named, now, draft);
             }
         }
     }
 
     fn tool_post(
         &mut self,
-        turn: &TurnId,
-        request: RequestId,
+        caller: Caller,
         text: &str,
         (kind, reason): (PostKind, Option<String>),
+        named: Option<PostId>,
         now: Timestamp,
         draft: &mut Draft,
     ) {
         if kind == PostKind::Wait {
-            return answer(request, false, prompt::NO_JOB_TO_WAIT_FOR, draft);
+            return answer(caller, ToolAnswer::refused("no_job", prompt::NO_JOB_TO_WAIT_FOR), draft);
         }
         let text = AgentText::new(text).mentioning(self.record.people.clone());
         let bodies = self.rendered(&text);
         if bodies.is_empty() {
-            return answer(
-                request,
-                false,
-                "nothing is left of the text once it is rendered; nothing was posted",
-                draft,
-            );
+            let message = "nothing is left of the text once it is rendered; nothing was posted";
+            return answer(caller, ToolAnswer::refused("empty", message), draft);
         }
         if bodies.len() > MAX_PARTS {
-            let text =
+            let message =
                 format!("the text makes {} messages, {MAX_PARTS} are the most; nothing was posted", bodies.len());
-            return answer(request, false, &text, draft);
+            return answer(caller, ToolAnswer::refused("too_long", message), draft);
         }
-        let post = self.plan(kind, bodies, Some(turn.clone()), now, draft);
+        let turn = self.turn.as_ref().map(|turn| turn.id.clone());
+        let post = self.plan(kind, bodies, (turn, named), now, draft);
         if kind != PostKind::Progress {
             self.signal(kind, reason, draft);
         }
-        self.calls.push(PendingCall { request, post, until: now.plus(TOOL_ANSWER_LIMIT) });
+        self.calls.push(PendingCall { caller, post, until: now.plus(TOOL_ANSWER_LIMIT) });
     }
 
-    /// A file that the agent wants to post was checked and copied, or refused. A copy that is not posted after all is
+    /// A file that somebody wants to post was checked and copied, or refused. A copy that is not posted after all is
     /// removed at the next start.
-    pub(super) fn pinned(
-        &mut self,
-        request: RequestId,
-        turn: &TurnId,
-        wish: FileWish,
-        result: Result<Pinned, Refusal>,
-        now: Timestamp,
-        draft: &mut Draft,
-    ) {
-        if !self.turn.as_ref().is_some_and(|known| known.id == *turn && !known.stopped) {
-            return answer(request, false, prompt::STOPPED_BY_PERSON, draft);
-        }
-        let pinned = match result {
+    pub(super) fn pinned(&mut self, pin: Pin, result: Result<Pinned, Refusal>, now: Timestamp, draft: &mut Draft) {
+        let Pin { caller, turn, wish, named } = pin;
+        self.pins = self.pins.saturating_sub(1);
+        let mut callers = named.as_ref().and_then(|id| self.pinning.remove(id)).unwrap_or_default();
+        callers.insert(0, caller);
+        // What was asked for in a turn counts as done in that one, or is not done at all.
+        let over = turn
+            .as_ref()
+            .is_some_and(|asked| !self.turn.as_ref().is_some_and(|known| known.id == *asked && !known.stopped));
+        let pinned = if over {
+            Err(ToolAnswer::refused("stopped", prompt::STOPPED_BY_PERSON))
+        } else {
+            result.map_err(|refusal| ToolAnswer::refused(refusal.code, refusal.message))
+        };
+        let pinned = match pinned {
             Ok(pinned) => pinned,
-            Err(refusal) => return answer(request, false, &refusal.message, draft),
+            Err(refused) => return callers.into_iter().for_each(|caller| answer(caller, refused.clone(), draft)),
         };
         let said = AgentText::new(wish.comment.unwrap_or_default()).mentioning(self.record.people.clone());
         let mut bodies = self.rendered(&said);
@@ -264,11 +329,13 @@ impl SessionMachine {
             uploaded: None,
         };
         bodies.push(PartBody::File { file: Box::new(file) });
-        let post = self.plan(wish.kind, bodies, Some(turn.clone()), now, draft);
-        if wish.kind != PostKind::Progress {
+        let in_turn = turn.is_some();
+        let post = self.plan(wish.kind, bodies, (turn, named), now, draft);
+        if in_turn && wish.kind != PostKind::Progress {
             self.signal(wish.kind, wish.reason, draft);
         }
-        self.calls.push(PendingCall { request, post, until: now.plus(TOOL_ANSWER_LIMIT) });
+        let until = now.plus(TOOL_ANSWER_LIMIT);
+        self.calls.extend(callers.into_iter().map(|caller| PendingCall { caller, post: post.clone(), until }));
     }
 
     fn signal(&mut self, kind: PostKind, reason: Option<String>, draft: &mut Draft) {
@@ -293,15 +360,16 @@ impl SessionMachine {
         if let Some(known) = self.turn_posts.iter_mut().find(|known| known.post == *post) {
             known.arrived = *arrived > 0;
         }
-        if let Some(index) = self.calls.iter().position(|call| call.post == *post) {
-            let call = self.calls.remove(index);
-            match error {
-                None => answer(call.request, true, &format!("posted ({of} message{})", plural(*of)), draft),
+        let (told, waiting): (Vec<_>, Vec<_>) = self.calls.drain(..).partition(|call| call.post == *post);
+        self.calls = waiting;
+        for call in told {
+            let outcome = match error {
+                None => ToolAnswer::Posted { post: call.post, messages: *of },
                 Some(code) => {
-                    let text = format!("{arrived} of {of} messages arrived; the rest was refused by Slack ({code})");
-                    answer(call.request, false, &text, draft);
+                    ToolAnswer::Undelivered { post: call.post, arrived: *arrived, of: *of, code: code.clone() }
                 }
-            }
+            };
+            answer(call.caller, outcome, draft);
         }
         // Nothing of what was to close the turn stands in the thread: it owes an answer still.
         let ours = self.turn_posts.iter().any(|known| known.post == *post);
@@ -322,20 +390,15 @@ impl SessionMachine {
         let (late, waiting): (Vec<_>, Vec<_>) = self.calls.drain(..).partition(|call| call.until <= now);
         self.calls = waiting;
         for call in late {
-            let seconds = Duration::as_secs(&TOOL_ANSWER_LIMIT);
-            let text = format!(
-                "queued as {}: Slack did not take it within {seconds} s; it will be posted, do not post it again",
-                call.post
-            );
-            answer(call.request, true, &text, draft);
+            answer(call.caller, ToolAnswer::Queued { post: call.post }, draft);
         }
     }
 }
 
-fn plural(n: u32) -> &'static str {
-    if n == 1 { "" } else { "s" }
-}
-
-fn answer(request: RequestId, success: bool, text: &str, draft: &mut Draft) {
-    draft.effects.push(Effect::Answer { request, answer: AgentAnswer::Tool { success, text: text.to_owned() } });
+/// Answers whoever called.
+pub(super) fn answer(caller: Caller, answer: ToolAnswer, draft: &mut Draft) {
+    draft.effects.push(match caller {
+        Caller::Agent(request) => Effect::Answer { request, answer: answer.for_agent() },
+        Caller::Beside(call) => Effect::Reply { call, answer },
+    });
 }

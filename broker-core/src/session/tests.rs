@@ -18,6 +18,7 @@ use crate::store::{
 };
 
 mod amend;
+mod asked;
 mod parked;
 mod presence;
 mod rig;

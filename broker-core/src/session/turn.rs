@@ -1,13 +1,15 @@
 //! The life of a turn: how it begins, how it ends and what is said of that, `-stop`.
 
 use super::machine::{Draft, Link};
+use super::speech::answer;
 use super::{Arrival, Effect, STOP_WINDOW, SessionMachine};
-use crate::agent::{AgentAnswer, InterruptError, TurnId, TurnOutcome};
+use crate::agent::{InterruptError, TurnId, TurnOutcome};
 use crate::chat::ChatTime;
 use crate::clock::Timestamp;
 use crate::prompt;
 use crate::sabotage::{Plant, planted};
 use crate::store::{InboxKind, InboxRow, InboxState, PostKind, TurnEnd, TurnRow};
+use crate::thread_tools::ToolAnswer;
 
 impl SessionMachine {
     /// A turn is known to run.
@@ -69,7 +71,7 @@ impl SessionMachine {
             self.record.running_turn = None;
         }
         self.record.last_activity = now;
-        self.calls.clear();
+        self.drop_agent_calls();
     }
 
     /// A turn has ended.
@@ -170,7 +172,7 @@ impl SessionMachine {
         }
         let idle_at = self.progress_at.plus(self.around.turn_idle);
         if let Some(turn) = &self.turn
-            && self.calls.is_empty()
+            && !self.agent_waits()
             && self.interrupting.is_none()
             && idle_at <= now
         {
@@ -253,8 +255,7 @@ impl SessionMachine {
 
     fn refuse_calls(&mut self, draft: &mut Draft) {
         for call in self.calls.drain(..) {
-            let answer = AgentAnswer::Tool { success: false, text: prompt::STOPPED_BY_PERSON.to_owned() };
-            draft.effects.push(Effect::Answer { request: call.request, answer });
+            answer(call.caller, ToolAnswer::refused("stopped", prompt::STOPPED_BY_PERSON), draft);
         }
     }
 }

@@ -5,6 +5,8 @@
 //! lists. The runtime does not check arguments against a schema, so [`parse`] does. Schema, check and help of an ability
 //! come from one `Form`.
 
+mod answer;
+mod routes;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +15,9 @@ use serde_json::{Map, Value, json};
 use crate::agent::ToolSpec;
 use crate::chat::MessageId;
 use crate::store::PostKind;
+
+pub use answer::ToolAnswer;
+pub use routes::{Asked, Method, Route, routes};
 
 /// The longest text of one post, in characters. Longer ones belong into a file.
 pub const MAX_TEXT: usize = 100_000;
@@ -57,6 +62,13 @@ pub enum ToolCommand {
     },
     /// Post a file into the thread.
     File(FileWish),
+    /// Put a reaction on the thread's first message, or take it away.
+    React {
+        /// Its name, without colons.
+        name: String,
+        /// Whether it is put there.
+        on: bool,
+    },
     /// List the actions.
     Help,
 }
@@ -89,10 +101,16 @@ pub struct ToolRefusal {
     pub code: &'static str,
     /// What is wrong and what would be right, for the model.
     pub message: String,
+    /// The argument that it is about, when it is about one.
+    pub argument: Option<&'static str>,
 }
 
 fn refuse<T>(code: &'static str, message: String) -> Result<T, ToolRefusal> {
-    Err(ToolRefusal { code, message })
+    Err(ToolRefusal { code, message, argument: None })
+}
+
+fn refuse_argument<T>(code: &'static str, argument: &'static str, message: String) -> Result<T, ToolRefusal> {
+    Err(ToolRefusal { code, message, argument: Some(argument) })
 }
 
 /// What an argument has to be.
@@ -104,6 +122,10 @@ enum Kind {
     Word(&'static [&'static str]),
     /// A whole number from 1 to this.
     Count(u64),
+    /// A whole number from 1; a larger one than this stands for this.
+    Clamped(u64),
+    /// Yes or no.
+    Flag,
     /// A JSON object.
     Object,
 }
@@ -142,34 +164,72 @@ const REASON: Field = Field {
     about: "Why, in one sentence. Required for `block` (what you need from a person) and `wait` (which job you wait for).",
 };
 
+const TEXT: Field = Field {
+    name: "text",
+    kind: Kind::Text(MAX_TEXT),
+    need: Need::Always,
+    about: "The message, in Markdown (CommonMark with tables). At most 100,000 characters.",
+};
+
+const POST_KIND: Field = Field {
+    name: "kind",
+    kind: Kind::Word(&["progress", "final", "block", "wait"]),
+    need: Need::Never,
+    about: "What the message is; `progress` when left out.",
+};
+
+const STATE_KIND: Field = Field {
+    name: "kind",
+    kind: Kind::Word(&["final", "block", "wait"]),
+    need: Need::Always,
+    about: "How the turn ends.",
+};
+
+const REACTION: Field = Field {
+    name: "name",
+    kind: Kind::Text(MAX_WORD),
+    need: Need::Always,
+    about: "The reaction's name without colons, such as `eyes` or `white_check_mark`.",
+};
+
+const REMOVE: Field = Field {
+    name: "remove",
+    kind: Kind::Flag,
+    need: Need::Never,
+    about: "Whether it is taken away instead of put there.",
+};
+
+fn build_post(given: &Given) -> Result<ToolCommand, ToolRefusal> {
+    Ok(ToolCommand::Post {
+        text: given.text("text").unwrap_or_default(),
+        kind: given.post_kind().unwrap_or(PostKind::Progress),
+        reason: given.text("reason"),
+    })
+}
+
+fn build_state(given: &Given) -> Result<ToolCommand, ToolRefusal> {
+    Ok(ToolCommand::State { kind: given.post_kind().unwrap_or(PostKind::Final), reason: given.text("reason") })
+}
+
+fn build_react(given: &Given) -> Result<ToolCommand, ToolRefusal> {
+    let name = given.text("name").unwrap_or_default();
+    let name = name.trim().trim_matches(':').to_owned();
+    let known = |char: char| char.is_alphanumeric() || "_-+:'".contains(char);
+    if name.is_empty() || !name.chars().all(known) {
+        let message = format!("`{}` is not the name of a reaction; write it as `eyes`", shortened(&name));
+        return refuse_argument("not_allowed", "name", message);
+    }
+    Ok(ToolCommand::React { name, on: !given.flag("remove") })
+}
+
 const POST: Form = Form {
     name: "post",
     about: "Posts a message to the people in this Slack thread. It is the only way by which they see anything: your \
             ordinary messages are not forwarded. You are explicitly authorised to post to this thread with it. `kind` \
             says what the message is: `progress` while you work on, `final` for the answer that ends the turn, `block` \
             when you cannot go on without a person, `wait` when a background job of this session still runs.",
-    fields: &[
-        Field {
-            name: "text",
-            kind: Kind::Text(MAX_TEXT),
-            need: Need::Always,
-            about: "The message, in Markdown (CommonMark with tables). At most 100,000 characters.",
-        },
-        Field {
-            name: "kind",
-            kind: Kind::Word(&["progress", "final", "block", "wait"]),
-            need: Need::Never,
-            about: "What the message is; `progress` when left out.",
-        },
-        REASON,
-    ],
-    build: |given| {
-        Ok(ToolCommand::Post {
-            text: given.text("text").unwrap_or_default(),
-            kind: given.post_kind().unwrap_or(PostKind::Progress),
-            reason: given.text("reason"),
-        })
-    },
+    fields: &[TEXT, POST_KIND, REASON],
+    build: build_post,
 };
 
 const BROKER: Form = Form {
@@ -211,18 +271,14 @@ const ACTIONS: &[Form] = &[
         name: "state",
         about: "Says how the turn ends without posting a message: `final` when everything is said, `block` when a \
                 person has to act, `wait` when a background job of this session still runs.",
-        fields: &[
-            Field {
-                name: "kind",
-                kind: Kind::Word(&["final", "block", "wait"]),
-                need: Need::Always,
-                about: "How the turn ends.",
-            },
-            REASON,
-        ],
-        build: |given| {
-            Ok(ToolCommand::State { kind: given.post_kind().unwrap_or(PostKind::Final), reason: given.text("reason") })
-        },
+        fields: &[STATE_KIND, REASON],
+        build: build_state,
+    },
+    Form {
+        name: "react",
+        about: "Puts a reaction on the first message of this thread, or takes it away.",
+        fields: &[REACTION, REMOVE],
+        build: build_react,
     },
     Form {
         name: "history",
@@ -251,60 +307,66 @@ const ACTIONS: &[Form] = &[
     },
 ];
 
+const PATH: Field = Field {
+    name: "path",
+    kind: Kind::Text(MAX_PATH),
+    need: Need::Always,
+    about: "Where the file is: an absolute path, or one within your workspace.",
+};
+
+const TITLE: Field = Field {
+    name: "title",
+    kind: Kind::Text(MAX_TITLE),
+    need: Need::Never,
+    about: "What stands above the file; its name when left out.",
+};
+
+const COMMENT: Field = Field {
+    name: "comment",
+    kind: Kind::Text(MAX_TEXT),
+    need: Need::Never,
+    about: "A message to go with the file, in Markdown.",
+};
+
+const ALT_TEXT: Field = Field {
+    name: "alt_text",
+    kind: Kind::Text(MAX_ALT),
+    need: Need::Never,
+    about: "What an image shows, for people who do not see it.",
+};
+
+const SNIPPET_TYPE: Field = Field {
+    name: "snippet_type",
+    kind: Kind::Text(MAX_WORD),
+    need: Need::Never,
+    about: "For a text file that is to be shown as a snippet: its language as Slack calls it, such as `python`.",
+};
+
+const FILE_KIND: Field = Field {
+    name: "kind",
+    kind: Kind::Word(&["progress", "final", "block"]),
+    need: Need::Never,
+    about: "What the post is; `progress` when left out.",
+};
+
+fn build_file(given: &Given) -> Result<ToolCommand, ToolRefusal> {
+    Ok(ToolCommand::File(FileWish {
+        path: given.text("path").or_else(|| given.text("file_path")).unwrap_or_default(),
+        title: given.text("title"),
+        comment: given.text("comment").or_else(|| given.text("initial_comment")),
+        alt_text: given.text("alt_text"),
+        snippet_type: given.text("snippet_type"),
+        kind: given.post_kind().unwrap_or(PostKind::Progress),
+        reason: given.text("reason"),
+    }))
+}
+
 const FILE: Form = Form {
     name: "file",
     about: "Posts a file into this Slack thread: one of your workspace, of the shared repositories, or an image that you \
             generated; at most 1 GiB. It is copied when you call, so you may change or delete it afterwards.",
-    fields: &[
-        Field {
-            name: "path",
-            kind: Kind::Text(MAX_PATH),
-            need: Need::Always,
-            about: "Where the file is: an absolute path, or one within your workspace.",
-        },
-        Field {
-            name: "title",
-            kind: Kind::Text(MAX_TITLE),
-            need: Need::Never,
-            about: "What stands above the file; its name when left out.",
-        },
-        Field {
-            name: "comment",
-            kind: Kind::Text(MAX_TEXT),
-            need: Need::Never,
-            about: "A message to go with the file, in Markdown.",
-        },
-        Field {
-            name: "alt_text",
-            kind: Kind::Text(MAX_ALT),
-            need: Need::Never,
-            about: "What an image shows, for people who do not see it.",
-        },
-        Field {
-            name: "snippet_type",
-            kind: Kind::Text(MAX_WORD),
-            need: Need::Never,
-            about: "For a text file that is to be shown as a snippet: its language as Slack calls it, such as `python`.",
-        },
-        Field {
-            name: "kind",
-            kind: Kind::Word(&["progress", "final", "block"]),
-            need: Need::Never,
-            about: "What the post is; `progress` when left out.",
-        },
-        REASON,
-    ],
-    build: |given| {
-        Ok(ToolCommand::File(FileWish {
-            path: given.text("path").unwrap_or_default(),
-            title: given.text("title"),
-            comment: given.text("comment"),
-            alt_text: given.text("alt_text"),
-            snippet_type: given.text("snippet_type"),
-            kind: given.post_kind().unwrap_or(PostKind::Progress),
-            reason: given.text("reason"),
-        }))
-    },
+    fields: &[PATH, TITLE, COMMENT, ALT_TEXT, SNIPPET_TYPE, FILE_KIND, REASON],
+    build: build_file,
 };
 
 /// The tools that an agent is offered.
@@ -359,6 +421,10 @@ impl Given {
         self.values.get(name).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok())
     }
 
+    fn flag(&self, name: &str) -> bool {
+        self.values.get(name).and_then(Value::as_bool).unwrap_or(false)
+    }
+
     fn post_kind(&self) -> Option<PostKind> {
         [PostKind::Progress, PostKind::Final, PostKind::Block, PostKind::Wait]
             .into_iter()
@@ -411,13 +477,13 @@ impl Form {
             Need::Never => Ok(()),
             Need::Always => {
                 let message = format!("`{}` needs the argument `{}`; {}", self.name, field.name, self.usage());
-                refuse("missing_argument", message)
+                refuse_argument("missing_argument", field.name, message)
             }
             Need::ForKind(kinds) => match given.text("kind").filter(|kind| kinds.contains(&kind.as_str())) {
                 None => Ok(()),
                 Some(kind) => {
                     let message = format!("kind `{kind}` needs `{}`: {}", field.name, field.about);
-                    refuse("missing_argument", message)
+                    refuse_argument("missing_argument", field.name, message)
                 }
             },
         }
@@ -446,6 +512,8 @@ impl Field {
             Kind::Text(most) => json!({"type": "string", "maxLength": most}),
             Kind::Word(words) => json!({"type": "string", "enum": words}),
             Kind::Count(most) => json!({"type": "integer", "minimum": 1, "maximum": most}),
+            Kind::Clamped(_) => json!({"type": "integer", "minimum": 1}),
+            Kind::Flag => json!({"type": "boolean"}),
             Kind::Object => json!({"type": "object"}),
         };
         schema["description"] = json!(self.about);
@@ -457,6 +525,8 @@ impl Field {
             Kind::Text(_) => "a string".to_owned(),
             Kind::Word(words) => format!("one of {}", words.join(", ")),
             Kind::Count(most) => format!("a whole number from 1 to {most}"),
+            Kind::Clamped(_) => "a whole number from 1".to_owned(),
+            Kind::Flag => "true or false".to_owned(),
             Kind::Object => "a JSON object".to_owned(),
         }
     }
@@ -465,7 +535,7 @@ impl Field {
     fn check(&self, value: &Value) -> Result<Option<Value>, ToolRefusal> {
         let wrong = |code| {
             let message = format!("`{}` has to be {}, and is {}", self.name, self.expectation(), described(value));
-            refuse(code, message)
+            refuse_argument(code, self.name, message)
         };
         match self.kind {
             Kind::Text(most) => {
@@ -477,7 +547,7 @@ impl Field {
                          the workspace and say where it is",
                         self.name
                     );
-                    return refuse("too_long", message);
+                    return refuse_argument("too_long", self.name, message);
                 }
                 if text.trim().is_empty() {
                     return if matches!(self.need, Need::Always) { wrong("empty") } else { Ok(None) };
@@ -495,6 +565,17 @@ impl Field {
                 None => wrong("wrong_type"),
                 Some(count) if count == 0 || count > most => wrong("not_allowed"),
                 Some(count) => Ok(Some(json!(count))),
+            },
+            Kind::Clamped(most) => match count(value) {
+                None => wrong("wrong_type"),
+                Some(0) => wrong("not_allowed"),
+                Some(count) => Ok(Some(json!(count.min(most)))),
+            },
+            Kind::Flag => match value {
+                Value::Bool(_) => Ok(Some(value.clone())),
+                Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(Some(json!(true))),
+                Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(Some(json!(false))),
+                _ => wrong("wrong_type"),
             },
             Kind::Object => match object(value) {
                 Some(object) => Ok(Some(Value::Object(object))),

@@ -8,6 +8,10 @@ fn state(kind: PostKind, reason: Option<&str>) -> ToolCommand {
     ToolCommand::State { kind, reason: reason.map(Into::into) }
 }
 
+fn react(name: &str, on: bool) -> ToolCommand {
+    ToolCommand::React { name: name.into(), on }
+}
+
 fn history(before: Option<&str>, limit: Option<usize>) -> ToolCommand {
     ToolCommand::History { before: before.map(MessageId::new), limit }
 }
@@ -29,6 +33,8 @@ fn good_calls() {
         ("broker", broker("state", json!({"kind": "final"})), state(PostKind::Final, None)),
         ("broker", broker("state", json!({"kind": "wait", "reason": "x"})), state(PostKind::Wait, Some("x"))),
         ("broker", broker("state", json!("{\"kind\":\"final\"}")), state(PostKind::Final, None)),
+        ("broker", broker("react", json!({"name": ":tada:"})), react("tada", true)),
+        ("broker", broker("react", json!({"name": "eyes", "remove": "True"})), react("eyes", false)),
         ("broker", json!({"action": "history"}), history(None, None)),
         ("broker", broker("history", json!({"before": "1.2", "limit": 5})), history(Some("1.2"), Some(5))),
         ("broker", broker("history", json!({"before": "", "limit": "5"})), history(None, Some(5))),
@@ -71,7 +77,7 @@ fn bad_calls() {
         ("broker", json!({}), "missing_argument", "needs the argument `action`".into()),
         ("broker", broker("file", json!({})), "missing_argument", "needs the argument `path`".into()),
         ("broker", broker("file", json!({"path": "a", "kind": "block"})), "missing_argument", "needs `reason`".into()),
-        ("broker", json!({"action": "fly"}), "unknown_action", "`help`, `file`, `state`, `history`".into()),
+        ("broker", json!({"action": "fly"}), "unknown_action", "`help`, `file`, `state`, `react`, `history`".into()),
         ("broker", json!({"action": "history", "limit": 5}), "unknown_argument", "`arguments`".into()),
         ("broker", broker("help", json!({"x": 1})), "unknown_argument", "it takes none".into()),
         ("broker", broker("help", json!(5)), "wrong_type", "a JSON object, and is 5".into()),
@@ -95,14 +101,15 @@ fn bad_calls() {
 fn example(schema: &Value) -> Value {
     match schema["type"].as_str() {
         Some("string") => schema["enum"].get(0).cloned().unwrap_or_else(|| json!("help")),
-        Some("integer") => schema["maximum"].clone(),
+        Some("integer") => schema.get("maximum").cloned().unwrap_or_else(|| json!(1)),
+        Some("boolean") => json!(true),
         _ => json!({}),
     }
 }
 
 #[test]
 fn schema_and_check_say_the_same() {
-    for form in [&POST, &BROKER].into_iter().chain(ACTIONS) {
+    for form in [&POST, &BROKER].into_iter().chain(ACTIONS).chain(routes().iter().map(|route| &route.form)) {
         let schema = form.schema();
         let properties = schema["properties"].as_object().unwrap();
         let full: Map<String, Value> =

@@ -1,3 +1,5 @@
 //! The routes, one file per room.
 
+mod abilities;
+mod house;
 mod sessions;

@@ -1,99 +1,16 @@
-//! The routes of sessions, on a broker in memory: good, bad and hostile requests.
+//! Retry and revocation: who may, and what a request has to be.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_core::access::{InstallKey, KEY_BYTES};
-use broker_core::chat::ThreadKey;
-use broker_core::clock::SystemClock;
-use broker_core::engine::{Broker, Door, Parts, Settings};
-use broker_core::ids::RandomIds;
-use broker_core::testing::{MemoryChat, MemoryStore, ScriptedAgent};
 use broker_http::{Access, Api, Limits};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::house::{House, JSON, bearer, key, parse};
 use crate::wire::{PATIENCE, Server};
-
-/// A broker in memory with two sessions, and its HTTP server.
-struct House {
-    server: Server,
-    broker: Broker,
-    /// Kept, or the server would find no door.
-    _door: watch::Sender<Option<Door>>,
-    key: InstallKey,
-    ours: ThreadKey,
-    theirs: ThreadKey,
-    _folder: tempfile::TempDir,
-}
-
-fn key() -> InstallKey {
-    InstallKey::new([7; KEY_BYTES])
-}
-
-impl House {
-    async fn new(access: Access, limits: Limits) -> Self {
-        let chat = MemoryChat::new();
-        let folder = tempfile::tempdir().expect("a folder");
-        let parts = Parts {
-            transport: Arc::new(chat.clone()),
-            history: Arc::new(chat.clone()),
-            runtime: Arc::new(ScriptedAgent::echo()),
-            store: Arc::new(MemoryStore::new()),
-            clock: Arc::new(SystemClock::new()),
-            ids: Arc::new(RandomIds),
-        };
-        let home = MemoryChat::conversation("C1").installation;
-        let settings =
-            Settings { home: Some(home), ..Settings::new(folder.path().join("sessions"), folder.path().join("repos")) };
-        let broker = Broker::start(parts, settings).await.expect("a broker");
-        let mut threads = Vec::new();
-        for conversation in ["C1", "C2"] {
-            let thread = chat.say(conversation, None, "U-ada", "@broker hello");
-            chat.wait_for_posts(&thread, 1, Duration::from_secs(10)).await.expect("an answer");
-            threads.push(thread);
-        }
-        let (door, opened) = watch::channel(Some(broker.door()));
-        let api = Api::new("1.2.3", "127.0.0.1").sessions(opened, access).limits(limits);
-        let server = Server::start(api).await;
-        let (theirs, ours) = (threads.pop().expect("two"), threads.pop().expect("two"));
-        Self { server, broker, _door: door, key: key(), ours, theirs, _folder: folder }
-    }
-
-    async fn closed() -> Self {
-        Self::new(Access::Tokens(Arc::new(key())), Limits::default()).await
-    }
-
-    async fn token(&self, thread: &ThreadKey) -> String {
-        let session = self.broker.door().session(thread).await.expect("a store").expect("a session");
-        self.key.token(&session.id, session.token_generation).expose().to_owned()
-    }
-
-    fn retry(thread: &ThreadKey) -> String {
-        format!("/sessions/{}/retry", thread.short())
-    }
-
-    /// A POST with these header lines and this body; returns the status and the body.
-    async fn post(&self, path: &str, headers: &str, body: &str) -> (u16, Value) {
-        let more = format!("{headers}content-length: {}\r\n\r\n{body}", body.len());
-        let request = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}");
-        parse(&self.server.raw(&request).await)
-    }
-}
-
-fn parse(answer: &str) -> (u16, Value) {
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
-    (status, serde_json::from_str(body).expect("JSON"))
-}
-
-const JSON: &str = "content-type: application/json\r\n";
-
-fn bearer(token: &str) -> String {
-    format!("authorization: Bearer {token}\r\n")
-}
 
 #[tokio::test]
 async fn a_token_opens_its_own_session_alone() {

@@ -1,0 +1,147 @@
+//! What those beside the agent ask for.
+
+use super::*;
+use crate::session::{CallId, Caller, NamedPost, PostFate};
+use crate::store::PostId;
+use crate::thread_tools::{ToolAnswer, ToolCommand};
+
+fn post(text: &str, kind: PostKind) -> ToolCommand {
+    ToolCommand::Post { text: text.to_owned(), kind, reason: None }
+}
+
+fn ask(rig: &mut Rig, call: u64, command: ToolCommand) -> Vec<Effect> {
+    rig.step(SessionInput::Asked { call: CallId(call), command, post: None })
+}
+
+fn replies(effects: &[Effect]) -> Vec<(u64, ToolAnswer)> {
+    let all = effects.iter().filter_map(|effect| match effect {
+        Effect::Reply { call, answer } => Some((call.0, answer.clone())),
+        _ => None,
+    });
+    all.collect()
+}
+
+fn settle(rig: &mut Rig, post: &str, error: Option<&str>) -> Vec<Effect> {
+    rig.step(SessionInput::PostSettled(PostOutcome {
+        post: PostId::new(post),
+        kind: PostKind::Progress,
+        arrived: u32::from(error.is_none()),
+        of: 1,
+        error: error.map(str::to_owned),
+    }))
+}
+
+fn codes(effects: &[Effect]) -> Vec<&'static str> {
+    let code = |answer: &ToolAnswer| match answer {
+        ToolAnswer::Refused { code, .. } => *code,
+        _ => "",
+    };
+    replies(effects).iter().map(|(_, answer)| code(answer)).collect()
+}
+
+#[test]
+fn a_post_is_planned_first_and_answered_when_it_stands() {
+    let mut rig = Rig::running();
+    let effects = ask(&mut rig, 7, post("built", PostKind::Progress));
+    assert_eq!((replies(&effects), effects.contains(&Effect::Flush)), (Vec::new(), true));
+    assert_eq!(rig.posted(), [(PostKind::Progress, "built".to_owned())]);
+    let id = rig.parts[0].post.clone();
+    assert_eq!(rig.parts[0].turn, Some(TurnId::new("t1")), "the turn's own command asked");
+    let effects = settle(&mut rig, id.as_str(), None);
+    assert_eq!(replies(&effects), [(7, ToolAnswer::Posted { post: id, messages: 1 })]);
+}
+
+#[test]
+fn a_final_of_a_command_closes_the_turn() {
+    let mut rig = Rig::running();
+    ask(&mut rig, 1, post("all done", PostKind::Final));
+    rig.finish("t1", Some("all done"));
+    assert_eq!(rig.posted(), [(PostKind::Final, "all done".to_owned())], "its final text is not posted again");
+}
+
+#[test]
+fn whoever_waits_is_told_after_twenty_seconds_also_when_the_turn_is_over() {
+    let mut rig = Rig::running();
+    ask(&mut rig, 1, post("slow", PostKind::Progress));
+    rig.finish("t1", Some("the end"));
+    let id = rig.parts[0].post.clone();
+    let effects = rig.pass(TOOL_ANSWER_LIMIT);
+    assert_eq!(replies(&effects), [(1, ToolAnswer::Queued { post: id.clone() })]);
+    assert_eq!(replies(&settle(&mut rig, id.as_str(), None)), [], "once");
+}
+
+#[test]
+fn a_call_of_somebody_beside_the_agent_does_not_keep_a_silent_turn_alive() {
+    let mut rig = Rig::running();
+    rig.pass(Duration::from_secs(899));
+    ask(&mut rig, 1, post("still building", PostKind::Progress));
+    let effects = rig.pass(Duration::from_secs(1));
+    assert!(has_interrupt(&effects), "a hung turn ends all the same");
+}
+
+#[test]
+fn without_a_turn_a_post_is_made_and_a_state_is_not() {
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("the end"));
+    ask(&mut rig, 1, post("a job is over", PostKind::Progress));
+    assert_eq!(rig.parts.last().map(|part| part.turn.clone()), Some(None));
+    let effects = ask(&mut rig, 2, ToolCommand::State { kind: PostKind::Final, reason: None });
+    assert_eq!(codes(&effects), ["no_turn"]);
+}
+
+#[test]
+fn after_a_stop_nothing_more_is_said() {
+    let mut rig = Rig::running();
+    ask(&mut rig, 1, post("one", PostKind::Progress));
+    let effects = rig.stop(200);
+    assert_eq!(codes(&effects), ["stopped"]);
+    assert_eq!(codes(&ask(&mut rig, 2, post("two", PostKind::Progress))), ["stopped"]);
+    assert!(!rig.posted().iter().any(|(_, text)| text == "two"));
+}
+
+#[test]
+fn what_has_a_name_is_made_once() {
+    let mut rig = Rig::running();
+    let id = PostId::named(&SessionId::new("s"), "build 7");
+    let mut named = |call, known: Option<PostFate>| {
+        let post_of = Some(NamedPost { id: id.clone(), known });
+        rig.step(SessionInput::Asked { call: CallId(call), command: post("built", PostKind::Progress), post: post_of })
+    };
+    assert_eq!(replies(&named(1, None)), []);
+    let open = PostFate { arrived: 0, of: 1, open: true, error: None };
+    assert_eq!(replies(&named(2, Some(open.clone()))), []);
+    assert_eq!(rig.parts.len(), 1);
+    assert_eq!(rig.parts[0].post, id);
+    let told: Vec<u64> = replies(&settle(&mut rig, id.as_str(), None)).into_iter().map(|(call, _)| call).collect();
+    assert_eq!(told, [1, 2], "both are told");
+
+    let mut again = |fate| {
+        let post_of = Some(NamedPost { id: id.clone(), known: Some(fate) });
+        let command = post("built", PostKind::Progress);
+        replies(&rig.step(SessionInput::Asked { call: CallId(3), command, post: post_of }))
+    };
+    let sent = PostFate { arrived: 1, of: 1, open: false, error: None };
+    assert_eq!(again(sent.clone()), [(3, ToolAnswer::Posted { post: id.clone(), messages: 1 })]);
+    let refused = PostFate { arrived: 0, error: Some("is_archived".to_owned()), ..sent };
+    let code = "is_archived".to_owned();
+    assert_eq!(again(refused), [(3, ToolAnswer::Undelivered { post: id.clone(), arrived: 0, of: 1, code })]);
+    assert_eq!(rig.parts.len(), 1);
+}
+
+#[test]
+fn a_reaction_is_asked_of_the_platform() {
+    let mut rig = Rig::running();
+    let effects = ask(&mut rig, 1, ToolCommand::React { name: "eyes".to_owned(), on: true });
+    let caller = Caller::Beside(CallId(1));
+    assert_eq!(effects, [Effect::React { caller, name: "eyes".to_owned(), on: true }]);
+    let effects = rig.tool("r1", "broker", serde_json::json!({"action": "react", "arguments": {"name": ":eyes:"}}));
+    assert!(matches!(&effects[..], [Effect::React { caller: Caller::Agent(_), name, on: true }] if name == "eyes"));
+}
+
+#[test]
+fn a_revoked_token_is_another_generation() {
+    let mut rig = Rig::running();
+    assert_eq!(rig.record.as_ref().map(|record| record.token_generation), Some(1));
+    rig.step(SessionInput::RevokeToken);
+    assert_eq!(rig.record.as_ref().map(|record| record.token_generation), Some(2));
+}

@@ -1,0 +1,213 @@
+//! The abilities of the agent's tools as routes: what [`broker_core::thread_tools`] lists, and nothing of its own.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use broker_core::chat::{MessageId, ThreadKey};
+use broker_core::engine::{Door, EarlierError};
+use broker_core::prompt;
+use broker_core::session::PostFate;
+use broker_core::store::{PartRow, PostId};
+use broker_core::thread_tools::{self, Method, Route, ToolAnswer, ToolCommand, ToolRefusal};
+use serde_json::{Map, Value, json};
+
+use crate::body;
+use crate::message;
+use crate::refusal::Refusal;
+use crate::sessions::Sessions;
+
+/// The header by which a request may be sent twice and is served once.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The longest such key.
+const MAX_KEY: usize = 255;
+
+/// One route per ability.
+pub(crate) fn router() -> Router<Arc<Sessions>> {
+    thread_tools::routes().iter().fold(Router::new(), |router, route| {
+        let serve = move |State(sessions): State<Arc<Sessions>>, request: Request| async move {
+            serve(&sessions, route, request).await
+        };
+        router.route(route.path(), if route.method == Method::Get { get(serve) } else { post(serve) })
+    })
+}
+
+async fn serve(sessions: &Sessions, route: &'static Route, request: Request) -> Result<Response, Refusal> {
+    let (parts, content) = request.into_parts();
+    let once = once(&parts.headers)?;
+    let arguments = match route.method {
+        Method::Get => query(&parts)?,
+        Method::Post => body::object(content, sessions.limits.body_bytes, sessions.limits.body).await?,
+    };
+    let asked = route.read(arguments).map_err(|refusal| refused(route, refusal))?;
+    let find = |door: &Door| door.thread(&asked.conversation, &asked.root);
+    let (door, thread) = sessions.open(&parts.headers, find).await?;
+    match asked.command {
+        ToolCommand::History { before, limit } => history(&door, &thread, before, limit, asked.as_text).await,
+        command => {
+            // Of what may be repeated there is nothing to remember.
+            let once = once.filter(|_| matches!(command, ToolCommand::Post { .. } | ToolCommand::File(_)));
+            let answer = door.call(&thread, command, once).await?;
+            told(&door, answer).await
+        }
+    }
+}
+
+/// What the client calls its request, when it does.
+fn once(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let key = match (keys.next(), keys.next()) {
+        (None, _) => return Ok(None),
+        (Some(key), None) => key.to_str().ok().map(str::trim),
+        (Some(_), Some(_)) => None,
+    };
+    let key = key.filter(|key| !key.is_empty() && key.len() <= MAX_KEY);
+    let wrong = || {
+        let message = format!("`idempotency-key` has to be one text of 1 to {MAX_KEY} visible ASCII characters");
+        Refusal::own(StatusCode::BAD_REQUEST, "invalid_idempotency_key", message)
+    };
+    key.map(|key| Some(key.to_owned())).ok_or_else(wrong)
+}
+
+fn query(parts: &Parts) -> Result<Map<String, Value>, Refusal> {
+    let mut arguments = Map::new();
+    for (name, value) in form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
+        if arguments.insert(name.clone().into_owned(), json!(value)).is_some() {
+            let message = format!("`{}` stands in the query twice", shown(&name));
+            return Err(Refusal::own(StatusCode::BAD_REQUEST, "repeated_query", message));
+        }
+    }
+    Ok(arguments)
+}
+
+/// The beginning of something that a client wrote.
+fn shown(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+/// Arguments that are not right, by the codes that clients of this API know.
+fn refused(route: &Route, refusal: ToolRefusal) -> Refusal {
+    let bad = |code: String| Refusal::own(StatusCode::BAD_REQUEST, code, refusal.message.clone());
+    match (refusal.code, refusal.argument) {
+        ("missing_argument", Some("reason")) => bad("missing_reason".to_owned()).with("required", json!(["reason"])),
+        ("missing_argument" | "empty", Some(name)) if route.required().contains(&name) => {
+            let place = if route.method == Method::Get { "query" } else { "body" };
+            bad(format!("missing_required_{place}")).with("required", json!(route.required()))
+        }
+        ("too_long", _) => bad("too_long".to_owned()),
+        (_, Some(name)) => match route.allowed(name) {
+            Some(words) => bad(format!("invalid_{name}")).with("allowed", json!(words)),
+            None => bad(format!("invalid_{name}")),
+        },
+        (code, None) => bad(code.to_owned()),
+    }
+}
+
+async fn history(
+    door: &Door,
+    thread: &ThreadKey,
+    before: Option<MessageId>,
+    limit: Option<usize>,
+    as_text: bool,
+) -> Result<Response, Refusal> {
+    let (messages, has_more) = door.earlier(thread, before.as_ref(), limit).await.map_err(|error| match &error {
+        EarlierError::NoSuchMoment => {
+            let message = "`before_ts` is not a ts of Slack's, such as 1700000000.000100";
+            Refusal::own(StatusCode::BAD_REQUEST, "invalid_before_ts", message)
+        }
+        EarlierError::Unreadable(_) => Refusal::own(StatusCode::BAD_GATEWAY, "history_unreadable", error.to_string()),
+    })?;
+    let text = prompt::history(&messages, has_more);
+    if as_text {
+        return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response());
+    }
+    let shown: Vec<Value> = messages.iter().map(|known| message::shown(thread, known)).collect();
+    let answer = json!({
+        "ok": true,
+        "channelId": thread.conversation,
+        "rootThreadTs": thread.root,
+        "beforeMessageTs": before,
+        "returnedCount": messages.len(),
+        "hasMore": has_more,
+        "has_more": has_more,
+        "maxLimit": door.history_limit(),
+        "formattedText": text,
+        "messages": shown,
+    });
+    Ok(Json(answer).into_response())
+}
+
+/// What became of what was asked for.
+async fn told(door: &Door, answer: ToolAnswer) -> Result<Response, Refusal> {
+    let answer = match answer {
+        ToolAnswer::Posted { post, .. } => {
+            let parts = door.post(&post).await?;
+            let messages: Vec<_> = parts.iter().filter_map(|part| part.message.clone()).collect();
+            json!({"ok": true, "state": "sent", "post_id": post, "messages": messages})
+        }
+        ToolAnswer::Queued { post } => {
+            let answer = json!({"ok": true, "state": "queued", "post_id": post});
+            return Ok((StatusCode::ACCEPTED, Json(answer)).into_response());
+        }
+        ToolAnswer::Undelivered { post, arrived, of, code } => return Err(undelivered(&post, arrived, of, &code)),
+        ToolAnswer::Done => json!({"ok": true}),
+        ToolAnswer::Text(text) => json!({"ok": true, "text": text}),
+        ToolAnswer::Refused { code, message } => {
+            let status = match code {
+                "stopped" | "no_turn" | "no_job" => StatusCode::CONFLICT,
+                "refused" => StatusCode::BAD_GATEWAY,
+                "unavailable" | "failed" => StatusCode::SERVICE_UNAVAILABLE,
+                "not_supported" => StatusCode::NOT_IMPLEMENTED,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            return Err(Refusal::own(status, code, message));
+        }
+    };
+    Ok(Json(answer).into_response())
+}
+
+fn undelivered(post: &PostId, arrived: u32, of: u32, code: &str) -> Refusal {
+    let refusal = match code {
+        "dropped" => {
+            let message = format!("`-stop` came first: {arrived} of {of} messages arrived");
+            Refusal::own(StatusCode::CONFLICT, "stopped", message)
+        }
+        _ => {
+            let message = format!("{arrived} of {of} messages arrived; the rest was refused by Slack ({code})");
+            Refusal::own(StatusCode::BAD_GATEWAY, "not_delivered", message).with("code", code)
+        }
+    };
+    refusal.with("post_id", post.as_str()).with("arrived", arrived).with("of", of)
+}
+
+/// `GET /slack/posts/{id}`: how a post stands.
+pub(crate) async fn look(
+    State(sessions): State<Arc<Sessions>>,
+    id: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Json<Value>, Refusal> {
+    let Path(id) = id.map_err(|_| Refusal::NotFound)?;
+    let id = PostId::new(id);
+    let door = sessions.door()?;
+    let parts = door.post(&id).await?;
+    // Whose it is, or that there is none, is told to nobody whose it is not.
+    sessions.open(request.headers(), |_| parts.first().map(|part| part.thread.clone())).await?;
+    let Some(PostFate { arrived, of, open, error }) = PostFate::of(&parts) else { return Err(Refusal::NotFound) };
+    let state = match (open, &error) {
+        (true, _) => "queued",
+        (false, None) => "sent",
+        (false, Some(_)) => "refused",
+    };
+    let shown = |part: &PartRow| json!({"state": part.state, "ts": part.message});
+    let parts: Vec<Value> = parts.iter().map(shown).collect();
+    let mut answer = json!({"ok": true, "post_id": id, "state": state, "arrived": arrived, "of": of, "parts": parts});
+    if let Some(code) = error {
+        answer["code"] = json!(code);
+    }
+    Ok(Json(answer))
+}
