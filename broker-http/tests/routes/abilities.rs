@@ -67,6 +67,7 @@ async fn another_thread_is_out_of_reach_of_every_ability() {
     let token = bearer(&house.token(&house.ours).await);
     for (path, more) in [
         ("/slack/post-message", json!({"text": "hello"})),
+        ("/slack/post-file", json!({"file_path": "report.txt"})),
         ("/slack/post-state", json!({"kind": "final"})),
         ("/slack/react", json!({"name": "eyes"})),
     ] {
@@ -101,6 +102,10 @@ async fn what_is_missing_or_wrong_is_named_by_the_codes_that_clients_know() {
         ("/slack/post-message", json!({"text": "<!-- nothing -->"}), "empty"),
         ("/slack/post-message", json!({"text": "x", "channel_id": "C1/../C2"}), "invalid_channel_id"),
         ("/slack/post-message", json!({"text": "x", "thread_ts": "1.1:2"}), "invalid_thread_ts"),
+        ("/slack/post-file", json!({}), "missing_required_body"),
+        ("/slack/post-file", json!({"file_path": "x", "kind": "wait"}), "invalid_kind"),
+        ("/slack/post-file", json!({"file_path": "missing.txt"}), "not_found"),
+        ("/slack/post-file", json!({"file_path": "/etc/passwd"}), "not_allowed"),
         ("/slack/post-state", json!({}), "missing_required_body"),
         ("/slack/post-state", json!({"kind": "progress"}), "invalid_kind"),
         ("/slack/post-state", json!({"kind": "wait"}), "missing_reason"),
@@ -188,6 +193,24 @@ async fn a_request_that_is_sent_twice_posts_once() {
         let (status, answer) = house.post("/slack/post-message", &format!("{JSON}{token}{wrong}"), &text).await;
         assert_eq!((status, &answer["error"]), (400, &json!("invalid_idempotency_key")));
     }
+}
+
+#[tokio::test]
+async fn a_file_of_the_session_is_posted_once_under_one_name() {
+    let house = House::closed().await;
+    let report = house.repos().join("report.txt");
+    std::fs::create_dir_all(house.repos()).expect("a folder");
+    std::fs::write(&report, "all is well").expect("a file");
+    let headers = format!("{JSON}{}idempotency-key: report\r\n", bearer(&house.token(&house.ours).await));
+    let text = body(&house.ours, json!({"file_path": report, "initial_comment": "the report"}));
+    let (first, again) =
+        tokio::join!(house.post("/slack/post-file", &headers, &text), house.post("/slack/post-file", &headers, &text));
+    assert_eq!((first.0, &first.1["state"], &first.1), (200, &json!("sent"), &again.1), "{}", again.1);
+    let posts = house.chat.posts(&house.ours);
+    assert_eq!(posts.iter().filter(|text| text.contains("the report")).count(), 1, "{posts:?}");
+    // It is not looked for again.
+    std::fs::remove_file(&report).expect("it was there");
+    assert_eq!(house.post("/slack/post-file", &headers, &text).await, first);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ pub(crate) struct House {
     key: InstallKey,
     pub(crate) ours: ThreadKey,
     pub(crate) theirs: ThreadKey,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 pub(crate) fn key() -> InstallKey {
@@ -58,11 +58,16 @@ impl House {
         let api = Api::new("1.2.3", "127.0.0.1").sessions(opened, access).limits(limits);
         let server = Server::start(api).await;
         let (theirs, ours) = (threads.pop().expect("two"), threads.pop().expect("two"));
-        Self { chat, server, broker, _door: door, key: key(), ours, theirs, _folder: folder }
+        Self { chat, server, broker, _door: door, key: key(), ours, theirs, folder }
     }
 
     pub(crate) async fn closed() -> Self {
         Self::new(Access::Tokens(Arc::new(key())), Limits::default()).await
+    }
+
+    /// The shared repositories.
+    pub(crate) fn repos(&self) -> std::path::PathBuf {
+        self.folder.path().join("repos")
     }
 
     pub(crate) async fn token(&self, thread: &ThreadKey) -> String {

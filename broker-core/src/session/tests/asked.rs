@@ -1,9 +1,11 @@
 //! What those beside the agent ask for.
 
+use super::rig::around;
 use super::*;
-use crate::session::{CallId, Caller, NamedPost, PostFate};
+use crate::outgoing::{Pinned, Refusal};
+use crate::session::{CallId, Caller, NamedPost, Pin, PostFate};
 use crate::store::PostId;
-use crate::thread_tools::{ToolAnswer, ToolCommand};
+use crate::thread_tools::{FileWish, ToolAnswer, ToolCommand};
 
 fn post(text: &str, kind: PostKind) -> ToolCommand {
     ToolCommand::Post { text: text.to_owned(), kind, reason: None }
@@ -144,4 +146,91 @@ fn a_revoked_token_is_another_generation() {
     assert_eq!(rig.record.as_ref().map(|record| record.token_generation), Some(1));
     rig.step(SessionInput::RevokeToken);
     assert_eq!(rig.record.as_ref().map(|record| record.token_generation), Some(2));
+}
+
+fn file_wish(kind: PostKind) -> FileWish {
+    FileWish {
+        path: "report.txt".to_owned(),
+        title: None,
+        comment: None,
+        alt_text: None,
+        snippet_type: None,
+        kind,
+        reason: None,
+    }
+}
+
+fn with_files() -> Rig {
+    let mut rig = Rig::running();
+    let mut around = Arc::into_inner(around()).expect("the only one");
+    around.sends_files = true;
+    rig.machine.around = Arc::new(around);
+    rig
+}
+
+fn pin_of(effects: &[Effect]) -> Pin {
+    let pins = effects.iter().filter_map(|effect| match effect {
+        Effect::Pin { pin, .. } => Some(pin.clone()),
+        _ => None,
+    });
+    pins.last().expect("a file is to be copied")
+}
+
+fn copied() -> Result<Pinned, Refusal> {
+    Ok(Pinned { name: "report.txt".to_owned(), bytes: 5, copy: "/copies/1".into() })
+}
+
+#[test]
+fn a_named_file_that_is_asked_for_twice_is_posted_once() {
+    let mut rig = with_files();
+    let id = PostId::named(&SessionId::new("s"), "report 7");
+    let mut named = |call| {
+        let post = Some(NamedPost { id: id.clone(), known: None });
+        let command = ToolCommand::File(file_wish(PostKind::Progress));
+        rig.step(SessionInput::Asked { call: CallId(call), command, post })
+    };
+    let pin = pin_of(&named(1));
+    // The store knows nothing of it while it is copied.
+    assert_eq!(named(2), []);
+    assert_eq!(replies(&rig.step(SessionInput::Pinned { pin, result: copied() })), []);
+    assert_eq!(rig.parts.len(), 1);
+    let told: Vec<u64> = replies(&settle(&mut rig, id.as_str(), None)).into_iter().map(|(call, _)| call).collect();
+    assert_eq!(told, [1, 2], "both are told");
+}
+
+#[test]
+fn a_file_that_may_not_go_out_is_told_to_all_who_asked() {
+    let mut rig = with_files();
+    let id = PostId::named(&SessionId::new("s"), "report 7");
+    let mut named = |call| {
+        let post = Some(NamedPost { id: id.clone(), known: None });
+        let command = ToolCommand::File(file_wish(PostKind::Progress));
+        rig.step(SessionInput::Asked { call: CallId(call), command, post })
+    };
+    let pin = pin_of(&named(1));
+    named(2);
+    let refusal = Refusal { code: "secret", message: "it looks like a secret".to_owned() };
+    let effects = rig.step(SessionInput::Pinned { pin, result: Err(refusal) });
+    assert_eq!(codes(&effects), ["secret", "secret"]);
+    // The name is free again.
+    let post = Some(NamedPost { id, known: None });
+    let command = ToolCommand::File(file_wish(PostKind::Progress));
+    pin_of(&rig.step(SessionInput::Asked { call: CallId(3), command, post }));
+    assert!(rig.parts.is_empty());
+}
+
+#[test]
+fn a_file_counts_as_posted_in_its_turn_or_not_at_all() {
+    let mut rig = with_files();
+    let pin = pin_of(&ask(&mut rig, 1, ToolCommand::File(file_wish(PostKind::Final))));
+    rig.finish("t1", Some("the end"));
+    let before = rig.parts.len();
+    assert_eq!(codes(&rig.step(SessionInput::Pinned { pin, result: copied() })), ["stopped"]);
+    assert_eq!(rig.parts.len(), before);
+
+    // Without a turn it is posted, and the session is not put away before that.
+    let pin = pin_of(&ask(&mut rig, 2, ToolCommand::File(file_wish(PostKind::Progress))));
+    assert!(!rig.machine.is_quiet());
+    rig.step(SessionInput::Pinned { pin, result: copied() });
+    assert_eq!(rig.parts.last().map(|part| part.turn.clone()), Some(None));
 }
