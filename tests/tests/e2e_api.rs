@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use broker_tests::fake_model::Step;
-use broker_tests::fake_slack::CHANNEL;
+use broker_tests::fake_slack::{CHANNEL, State};
 use broker_tests::http_client;
 use broker_tests::world::{ANSWER, World};
 use serde_json::json;
@@ -89,7 +89,14 @@ async fn an_agent_posts_reads_and_reacts_from_its_sandbox() {
          \"$BROKER_API_BASE/slack/thread-history?channel_id={CHANNEL}&thread_ts={root}&limit=50\""
     );
     let (_, told) = run_in(&world, Some(&root), &read).await;
-    assert!(told.contains("returnedCount") && told.contains("half"), "{told}");
+    assert!(told.contains("\"returnedCount\":3") && told.contains("please script"), "{told}");
+    assert!(!told.contains("half"), "the broker's own posts are no part of it: {told}");
+
+    let file = send("/slack/post-file", &format!("{{{place},\"file_path\":\"report.txt\"}}"), "");
+    let (_, told) = run_in(&world, Some(&root), &format!("printf content > report.txt; {file}")).await;
+    assert!(told.contains("\"state\":\"sent\"") && told.contains("status=200"), "{told}");
+    let sent = |state: &State| state.messages_in(CHANNEL, &root).iter().filter(|m| !m.files().is_empty()).count();
+    assert_eq!(world.slack.look(sent), 1);
 
     let (_, told) =
         run_in(&world, Some(&root), &send("/slack/react", &format!("{{{place},\"name\":\"tada\"}}"), "")).await;

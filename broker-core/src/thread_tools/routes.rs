@@ -118,8 +118,8 @@ const ROUTES: &[Route] = &[
         method: Method::Post,
         form: Form {
             name: "/slack/post-file",
-            about: "Posts a file into the thread: one of the session's workspace, of the shared repositories, or an image that \
-                    the agent generated; at most 1 GiB. It is copied before the answer. Answers as for a message.",
+            about: "Posts a file into the thread: one of the session's workspace, of the shared repositories, or an image \
+                    that the agent generated; at most 1 GiB. It is copied before the answer. Answers as for a message.",
             fields: &[
                 CHANNEL_ID,
                 THREAD_TS,

@@ -169,11 +169,11 @@ fn with_files() -> Rig {
 }
 
 fn pin_of(effects: &[Effect]) -> Pin {
-    let pins = effects.iter().filter_map(|effect| match effect {
+    let mut pins = effects.iter().filter_map(|effect| match effect {
         Effect::Pin { pin, .. } => Some(pin.clone()),
         _ => None,
     });
-    pins.last().expect("a file is to be copied")
+    pins.next_back().expect("a file is to be copied")
 }
 
 fn copied() -> Result<Pinned, Refusal> {
