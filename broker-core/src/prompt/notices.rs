@@ -8,6 +8,9 @@ use super::block;
 pub const STOPPED: &str = "Stopped the current run.";
 /// The answer to a `-stop` that found nothing to stop.
 pub const NOTHING_TO_STOP: &str = "No active run to stop.";
+/// The answer to a `-stop` that came when the agent was already at work on newer messages.
+pub const STOP_CAME_LATE: &str = "This `-stop` came late: the agent is at work on messages that were written after it. \
+                                  Send `-stop` again to stop that.";
 /// The answer to a tool call of a run that a person has stopped.
 pub const STOPPED_BY_PERSON: &str =
     "A person stopped this run with `-stop`; nothing was done. End the turn now, without further tool calls.";

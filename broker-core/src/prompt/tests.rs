@@ -250,6 +250,7 @@ fn notices() {
         denied("guests of this workspace may not instruct it"),
         STOPPED.into(),
         NOTHING_TO_STOP.into(),
+        STOP_CAME_LATE.into(),
         STOPPED_BY_PERSON.into(),
         NO_JOB_TO_WAIT_FOR.into(),
     ]);

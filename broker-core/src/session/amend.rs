@@ -8,7 +8,6 @@ use super::{Arrival, STOP, SessionMachine};
 use crate::agent::InputId;
 use crate::chat::{ChatMessage, ChatTime, MessageId};
 use crate::clock::Timestamp;
-use crate::prompt;
 use crate::store::{InboxKind, InboxRow, InboxState, JournalId, KnownMessage, PostKind};
 
 impl SessionMachine {
@@ -70,8 +69,7 @@ impl SessionMachine {
         let known = self.inbox.iter().filter(|row| row.kind == InboxKind::Message).map(|row| row.at);
         let newest = known.chain([message.at, self.newest_given]).max().unwrap_or_default();
         let stopped = self.cancel_all(newest.plus_one(), now, draft);
-        let text = if stopped { prompt::STOPPED } else { prompt::NOTHING_TO_STOP };
-        self.post(PostKind::Notice, text, now, draft);
+        self.post(PostKind::Notice, stopped.notice(), now, draft);
     }
 
     /// A message was deleted. `known` is absent for one that never came in.

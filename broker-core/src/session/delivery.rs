@@ -178,6 +178,9 @@ impl SessionMachine {
         let Some(index) = self.inbox.iter().position(|row| row.id == *id && row.state == InboxState::Given) else {
             return;
         };
+        if result.is_ok() {
+            self.unavailable = 0;
+        }
         match result {
             Ok(Submitted { turn }) => {
                 self.inbox[index].turn = Some(turn.clone());
@@ -186,8 +189,8 @@ impl SessionMachine {
                     self.settle_ended(&turn, draft);
                 }
             }
-            Err(SubmitError::NotOpen | SubmitError::Unavailable { .. }) => {
-                self.again(index, "the agent runtime was not available", now, draft);
+            Err(error @ (SubmitError::NotOpen | SubmitError::Unavailable { .. })) => {
+                self.not_taken(index, &error, now, draft);
                 if matches!(self.link, Link::Open { .. }) {
                     self.link = Link::Closed { retry_at: now, failures: 0 };
                     self.settling = None;
@@ -218,6 +221,20 @@ impl SessionMachine {
         self.settle(Barrier::Missing, ids, draft);
     }
 
+    /// The runtime takes nothing for now: the row waits again. That says nothing of the row, so it is no try of it.
+    fn not_taken(&mut self, index: usize, error: &SubmitError, now: Timestamp, draft: &mut Draft) {
+        self.unavailable = self.unavailable.saturating_add(1);
+        let wait = back_off(self.unavailable, OPEN_BACK_OFF);
+        if self.unavailable == TELL_AFTER {
+            self.notify("runtime", &prompt::runtime_unavailable(&error.to_string()), now, draft);
+        }
+        if self.inbox[index].attempts >= MAX_ATTEMPTS {
+            // Else it would be parked for a fault that is not its own.
+            self.inbox[index].attempts = MAX_ATTEMPTS - 1;
+        }
+        self.queue_or_park(index, "the agent runtime was not available", (now, wait), draft);
+    }
+
     /// A row was surely not given: it waits again, or is parked after too many tries.
     fn again(&mut self, index: usize, reason: &str, now: Timestamp, draft: &mut Draft) {
         self.inbox[index].attempts += 1;
@@ -225,8 +242,13 @@ impl SessionMachine {
         self.queue_or_park(index, reason, (now, wait), draft);
     }
 
+    /// Whether nobody wants a row given again that was not taken: its message was deleted, or a `-stop` came after it.
+    fn is_taken_back(&self, row: &InboxRow) -> bool {
+        row.withdrawn || (row.kind == InboxKind::Message && row.at < self.record.stopped_at)
+    }
+
     fn queue_or_park(&mut self, mut index: usize, reason: &str, (now, wait): (Timestamp, Duration), draft: &mut Draft) {
-        if self.inbox[index].withdrawn {
+        if self.is_taken_back(&self.inbox[index]) {
             self.close(index, InboxState::Cancelled, draft);
             return;
         }
@@ -279,10 +301,15 @@ impl SessionMachine {
         match &mut self.settling {
             Some(settling) => {
                 // A read is under way: these are read after it.
-                settling.ids.extend(ids.into_iter().filter(|id| !settling.ids.contains(id)).collect::<Vec<_>>());
+                for id in ids {
+                    if !settling.ids.iter().any(|(known, _)| *known == id) {
+                        settling.ids.push((id, barrier));
+                    }
+                }
             }
             None => {
                 draft.effects.push(Effect::ReadFates { thread: thread.clone(), ids: ids.clone() });
+                let ids = ids.into_iter().map(|id| (id, barrier)).collect();
                 self.settling = Some(Settling { barrier, ids, failures: 0, retry_at: None });
             }
         }
@@ -297,8 +324,9 @@ impl SessionMachine {
             if fate == Fate::Undecided {
                 continue;
             }
-            settling.ids.retain(|known| *known != id);
-            if let Some(kind) = self.decide(&id, fate, settling.barrier, now, draft) {
+            let Some(place) = settling.ids.iter().position(|(known, _)| *known == id) else { continue };
+            let (_, barrier) = settling.ids.remove(place);
+            if let Some(kind) = self.decide(&id, fate, barrier, now, draft) {
                 recorded.push(kind);
             }
         }
@@ -364,7 +392,7 @@ impl SessionMachine {
     }
 
     fn park_undecided(&mut self, settling: &Settling, recorded: &[InboxKind], now: Timestamp, draft: &mut Draft) {
-        for id in &settling.ids {
+        for (id, _) in &settling.ids {
             if let Some(index) = self.inbox.iter().position(|row| row.id == *id) {
                 self.inbox[index].attempts = MAX_ATTEMPTS;
                 let reason = "the agent's history could not be read, so it may have it or not";
@@ -383,7 +411,8 @@ impl SessionMachine {
             && settling.retry_at.is_some_and(|at| at <= now)
         {
             settling.retry_at = None;
-            draft.effects.push(Effect::ReadFates { thread: thread.clone(), ids: settling.ids.clone() });
+            let ids = settling.ids.iter().map(|(id, _)| id.clone()).collect();
+            draft.effects.push(Effect::ReadFates { thread: thread.clone(), ids });
         }
     }
 
@@ -426,19 +455,32 @@ impl SessionMachine {
             self.interrupt_stopped(now, draft);
             return;
         }
+        self.given_in = None;
         self.forget_process();
-        // Whatever was given before is looked up now, this too.
-        self.asked.clear();
         if opened.running.is_some() && opened.running == self.record.running_turn {
+            self.expect_no_answer(draft);
             self.interrupt_stopped(now, draft);
             return;
         }
+        // Whatever was given before is looked up now, this too.
+        self.asked.clear();
         let in_doubt: Vec<InputId> =
             self.inbox.iter().filter(|row| row.state == InboxState::Given).map(|row| row.id.clone()).collect();
         if in_doubt.is_empty() {
             self.after_cut(&[], now, draft);
         } else {
             self.settle(Barrier::Reopened, in_doubt, draft);
+        }
+    }
+
+    /// The process lives on, and the answers to what was given in it went to a machine that is no more: what no turn is
+    /// known to have taken is looked up when it was not heard of for long.
+    fn expect_no_answer(&mut self, draft: &mut Draft) {
+        let unanswered =
+            |row: &&mut InboxRow| row.state == InboxState::Given && row.turn.is_none() && row.attempts == 0;
+        for row in self.inbox.iter_mut().filter(unanswered) {
+            row.attempts = 1;
+            draft.row(row);
         }
     }
 
@@ -451,7 +493,7 @@ impl SessionMachine {
         self.link = Link::Closed { retry_at: now, failures: 0 };
         self.given_in = None;
         let given = |row: &InboxRow| row.state == InboxState::Given;
-        while let Some(index) = self.inbox.iter().position(|row| given(row) && row.withdrawn) {
+        while let Some(index) = self.inbox.iter().position(|row| given(row) && self.is_taken_back(row)) {
             self.close(index, InboxState::Cancelled, draft);
         }
         for row in self.inbox.iter_mut().filter(|row| given(row)) {
@@ -501,6 +543,7 @@ impl SessionMachine {
 
     /// The runtime's process is gone. What was given to it is decided when the thread is open again in a new one.
     pub(super) fn down(&mut self, epoch: Epoch, now: Timestamp) {
+        self.given_in.take_if(|given_in| *given_in == epoch);
         if !matches!(&self.link, Link::Open { epoch: open, .. } if *open == epoch) {
             return;
         }

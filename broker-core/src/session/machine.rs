@@ -44,8 +44,10 @@ pub(super) enum Barrier {
 /// Inputs in doubt whose fate is being read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Settling {
+    /// What opened this: once all is decided after [`Barrier::Reopened`], the turn that was cut is continued.
     pub(super) barrier: Barrier,
-    pub(super) ids: Vec<InputId>,
+    /// The inputs, each with what makes its fate known.
+    pub(super) ids: Vec<(InputId, Barrier)>,
     pub(super) failures: u32,
     /// Absent while a read is under way.
     pub(super) retry_at: Option<Timestamp>,
@@ -104,8 +106,10 @@ pub struct SessionMachine {
     // What follows is not in the rows: it is either rebuilt by `Recover` or dies with the runtime's process.
     pub(super) turn_posts: Vec<TurnPost>,
     pub(super) link: Link,
-    /// The epoch in which the inputs in doubt were given; absent for what an earlier broker gave.
+    /// The process that the inputs in doubt were given to; absent once it is gone, and for what an earlier broker gave.
     pub(super) given_in: Option<Epoch>,
+    /// How often in a row the runtime took nothing although the thread was open.
+    pub(super) unavailable: u32,
     pub(super) settling: Option<Settling>,
     /// Rows whose files are being fetched: some of the inbox.
     pub(super) fetching: Vec<InputId>,
@@ -159,6 +163,7 @@ impl SessionMachine {
     /// The machine of a session that exists.
     pub fn load(around: Arc<Surroundings>, fence: Fence, mut rows: SessionRows, now: Timestamp) -> Option<Self> {
         let mut record = rows.record?;
+        let stopped_at = record.stopped_at;
         // The clock may have been set back since the rows were written: nothing waits for a time that it has yet to reach.
         for row in &mut rows.inbox {
             let latest = if row.created_at > now { now } else { now.plus(FORGOTTEN_AFTER) };
@@ -179,7 +184,8 @@ impl SessionMachine {
             turn: rows.turn,
             turn_posts,
             inbox: rows.inbox,
-            parked: rows.parked,
+            // Older ones than those that were held here were parked when a `-stop` took these back: it meant all.
+            parked: rows.parked.into_iter().filter(|row| row.at >= stopped_at).collect(),
             newest_given: rows.newest_given,
             ..Self::bare(around, fence, rows.revision, record, now)
         })
@@ -234,6 +240,7 @@ impl SessionMachine {
             turn_posts: Vec::new(),
             link: Link::Closed { retry_at: now, failures: 0 },
             given_in: None,
+            unavailable: 0,
             settling: None,
             fetching: Vec::new(),
             asked: Vec::new(),
@@ -277,9 +284,11 @@ impl SessionMachine {
         self.turn.is_some()
     }
 
-    /// Whether a turn runs, or what may have begun one is with the runtime.
+    /// Whether a turn runs, or what may have begun one is with the runtime. Without a way to it nobody is at work: what was
+    /// cut is decided when there is one again.
     pub fn is_at_work(&self) -> bool {
-        self.turn.is_some() || self.inbox.iter().any(|row| row.state == InboxState::Given)
+        matches!(self.link, Link::Open { .. })
+            && (self.turn.is_some() || self.inbox.iter().any(|row| row.state == InboxState::Given))
     }
 
     /// Whether nothing is open: the machine may be put away until the next input.

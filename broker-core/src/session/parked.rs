@@ -9,7 +9,8 @@ use crate::store::{InboxKind, InboxRow, InboxState};
 impl SessionMachine {
     /// Puts a message aside. Of more than [`MAX_PARKED`] the oldest are not taken up again by themselves.
     pub(super) fn put_aside(&mut self, row: InboxRow) {
-        if row.kind != InboxKind::Message {
+        // What a `-stop` has covered is not taken up by itself either.
+        if row.kind != InboxKind::Message || row.at < self.record.stopped_at {
             return;
         }
         let place = self.parked.partition_point(|known| (known.at, &known.id) < (row.at, &row.id));

@@ -34,18 +34,20 @@ impl SessionMachine {
     }
 
     /// What should stand beside the thread now. A turn that has said its last word, or was stopped, shows nothing; neither
-    /// does a message that waits for an agent which does not come up.
+    /// does anything that waits for an agent which does not come up.
     fn status(&self, now: Timestamp) -> Option<&'static str> {
+        if matches!(self.link, Link::Closed { failures: 1.., .. } | Link::Opening { failures: 1.. }) {
+            return None;
+        }
         if let Some(turn) = &self.turn {
             let over = turn.stopped || turn.signal.is_some();
             return (!over).then(|| self.showing.activity.unwrap_or(Activity::Thinking).label());
         }
-        let failing = matches!(self.link, Link::Closed { failures: 1.., .. } | Link::Opening { failures: 1.. });
         let waits = self.inbox.iter().any(|row| row.kind != InboxKind::Context);
         if self.tell_waiting_at().is_some_and(|at| at <= now) {
             return Some(Activity::Waiting.label());
         }
-        (waits && !failing).then(|| Activity::Thinking.label())
+        waits.then(|| Activity::Thinking.label())
     }
 
     /// Asks for what has changed.

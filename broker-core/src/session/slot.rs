@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::machine::{Draft, Link};
+use super::machine::Draft;
 use super::{Effect, SessionMachine};
 use crate::clock::Timestamp;
 use crate::store::{InboxKind, InboxState};
@@ -47,10 +47,11 @@ impl SessionMachine {
         self.slot = Slot::Held;
     }
 
-    /// Gives the place back unless a turn runs or may be about to begin. A runtime that is not there runs no turns.
+    /// Gives the place back unless a turn runs or may be about to begin. A process that is gone runs no turns; one that
+    /// lives runs them on, even if the way to this thread is lost.
     pub(super) fn return_slot(&mut self, draft: &mut Draft) {
         let begins = self.inbox.iter().any(|row| row.state == InboxState::Given);
-        let needed = matches!(self.link, Link::Open { .. }) && (self.turn.is_some() || begins);
+        let needed = self.given_in.is_some() && (self.turn.is_some() || begins);
         if self.slot == Slot::Held && !needed {
             self.slot = Slot::None;
             draft.effects.push(Effect::ReturnSlot);

@@ -202,6 +202,74 @@ fn a_stop_takes_back_no_submit_of_what_was_written_after_it() {
     let rows = vec![InputId::new("s-i1")];
     assert!(rig.stop(101).contains(&Effect::DropSubmits { rows }), "its event came last");
     assert_eq!(rig.state("s-i2"), InboxState::Given);
+    assert_eq!(rig.posted(), [(PostKind::Notice, prompt::STOPPED.to_owned())]);
+    rig.accept("s-i2", "t1");
+    rig.record("s-i2", "t1");
+    assert!(!has_interrupt(&rig.effects), "the turn is that of the newer message");
+}
+
+#[test]
+fn a_stop_that_comes_late_spares_what_was_asked_for_since() {
+    let mut rig = Rig::running();
+    rig.say(105, "rather this");
+    rig.accept("s-i2", "t1");
+    rig.record("s-i2", "t1");
+    rig.tool("1", "post", serde_json::json!({"text": "on it", "kind": "progress"}));
+    let effects = rig.stop(103);
+    assert!(!has_interrupt(&effects) && answers(&effects).is_empty());
+    let said = rig.posted();
+    assert_eq!(said[0].1, "on it", "what the agent has said since is not dropped");
+    assert_eq!(said[1], (PostKind::Notice, prompt::STOP_CAME_LATE.to_owned()));
+    assert!(has_interrupt(&rig.stop(106)));
+}
+
+#[test]
+fn a_message_from_before_a_late_stop_is_not_given_a_second_time() {
+    let mut rig = Rig::running();
+    rig.say(102, "more");
+    rig.say(105, "rather this");
+    rig.accept("s-i2", "t1");
+    rig.accept("s-i3", "t1");
+    rig.stop(103);
+    assert_eq!(rig.state("s-i2"), InboxState::Given, "the turn may have it");
+    rig.finish("t1", Some("done"));
+    rig.step(fates(&[("s-i2", Fate::Absent), ("s-i3", Fate::Absent)]));
+    assert_eq!(rig.state("s-i2"), InboxState::Cancelled);
+    assert_eq!(rig.state("s-i3"), InboxState::Given);
+}
+
+#[test]
+fn a_runtime_that_takes_nothing_for_long_parks_nothing() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    for _ in 0..50 {
+        let result = Err(SubmitError::Unavailable { reason: "overloaded".to_owned() });
+        rig.step(SessionInput::Submitted { row: InputId::new("s-i1"), result });
+        rig.open(1);
+        rig.pass(Duration::from_secs(60));
+        assert_eq!(rig.state("s-i1"), InboxState::Given, "it is tried again");
+    }
+    assert_eq!(rig.posted().len(), 1, "the thread is told once");
+    assert!(rig.posted()[0].1.contains("overloaded"));
+}
+
+#[test]
+fn inputs_that_wait_for_different_things_are_each_decided_by_their_own() {
+    let mut rig = Rig::running();
+    rig.say(102, "forgotten");
+    let result = Err(SubmitError::Unknown { limit: Duration::from_secs(30) });
+    rig.step(SessionInput::Submitted { row: InputId::new("s-i2"), result });
+    rig.say(103, "steered too late");
+    rig.accept("s-i3", "t1");
+    rig.pass(crate::session::delivery::FORGOTTEN_AFTER);
+    rig.finish("t1", Some("done"));
+    // The first read was asked for before the turn ended.
+    let effects = rig.step(fates(&[("s-i2", Fate::Absent)]));
+    assert_eq!(given(&effects), [""; 0]);
+    rig.pass(Duration::from_secs(1));
+    let effects = rig.step(fates(&[("s-i3", Fate::Absent)]));
+    assert_eq!((rig.state("s-i2"), rig.state("s-i3")), (InboxState::Parked, InboxState::Given));
+    assert_eq!(given(&effects), ["s-i3"], "surely not taken, so it is given again");
 }
 
 #[test]

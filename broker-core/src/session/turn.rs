@@ -11,6 +11,28 @@ use crate::sabotage::{Plant, planted};
 use crate::store::{InboxKind, InboxRow, InboxState, PostKind, TurnEnd, TurnRow};
 use crate::thread_tools::ToolAnswer;
 
+/// What a `-stop` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// There was something, and it was taken back.
+    All,
+    /// There was nothing.
+    Nothing,
+    /// Only what people have asked for since.
+    TooLate,
+}
+
+impl Stopped {
+    /// What the thread is told.
+    pub(super) const fn notice(self) -> &'static str {
+        match self {
+            Self::All => prompt::STOPPED,
+            Self::Nothing => prompt::NOTHING_TO_STOP,
+            Self::TooLate => prompt::STOP_CAME_LATE,
+        }
+    }
+}
+
 impl SessionMachine {
     /// A turn is known to run.
     pub(super) fn adopt(&mut self, turn: &TurnId, now: Timestamp, draft: &mut Draft) {
@@ -194,23 +216,31 @@ impl SessionMachine {
         };
         draft.row(&row);
         let stopped = self.cancel_all(at, now, draft);
-        let text = if stopped { prompt::STOPPED } else { prompt::NOTHING_TO_STOP };
-        self.post(PostKind::Notice, text, now, draft);
+        self.post(PostKind::Notice, stopped.notice(), now, draft);
     }
 
-    /// Takes back everything that was said before `at` and not yet answered. Says whether there was anything.
-    pub(super) fn cancel_all(&mut self, at: ChatTime, now: Timestamp, draft: &mut Draft) -> bool {
+    /// Takes back everything that was said before `at` and not yet answered.
+    ///
+    /// A `-stop` that comes late finds the agent at work on what was written after it. What runs then is not meant by it, nor
+    /// is what it has said: only what no turn is known to have from before is taken back.
+    pub(super) fn cancel_all(&mut self, at: ChatTime, now: Timestamp, draft: &mut Draft) -> Stopped {
+        let late = self.newest_given > at;
         self.record.stopped_at = self.record.stopped_at.max(at);
         self.record.last_activity = now;
         draft.record = true;
-        draft.drop_queued_parts = true;
+        draft.drop_queued_parts = !late;
         let mut starting = Vec::new();
-        let mut any = self.turn.is_some();
+        let mut any = self.turn.is_some() && !late;
         let mut index = 0;
         while index < self.inbox.len() {
             let row = &self.inbox[index];
-            // What was written after the `-stop` is not meant by it, even if it came first.
-            let meant = row.kind != InboxKind::Context && (row.kind != InboxKind::Message || row.at < at);
+            let waits = row.turn.is_none();
+            let meant = match row.kind {
+                InboxKind::Context => false,
+                // What was written after the `-stop` is not meant by it, even if it came first.
+                InboxKind::Message => row.at < at && (waits || !late),
+                _ => !late,
+            };
             let forgotten = planted(Plant::StopForgetsQueue) && row.state == InboxState::Queued;
             if !meant || forgotten {
                 index += 1;
@@ -225,12 +255,23 @@ impl SessionMachine {
         let (meant, kept): (Vec<_>, Vec<_>) = self.parked.drain(..).partition(|row| row.at < at);
         self.parked = kept;
         for row in meant {
+            any = true;
             draft.row(&InboxRow { state: InboxState::Cancelled, ..row });
         }
         if let Some(settling) = &mut self.settling {
-            settling.ids.retain(|id| self.inbox.iter().any(|row| row.id == *id));
+            settling.ids.retain(|(id, _)| self.inbox.iter().any(|row| row.id == *id));
         }
         self.settling.take_if(|settling| settling.ids.is_empty());
+        if late {
+            if !starting.is_empty() {
+                draft.effects.push(Effect::DropSubmits { rows: starting });
+            }
+            return match (any, self.is_at_work()) {
+                (true, _) => Stopped::All,
+                (false, true) => Stopped::TooLate,
+                (false, false) => Stopped::Nothing,
+            };
+        }
         self.refuse_calls(draft);
         if !starting.is_empty() {
             draft.effects.push(Effect::DropSubmits { rows: starting });
@@ -242,7 +283,7 @@ impl SessionMachine {
             let id = turn.id.clone();
             self.interrupt(&id, false, now, draft);
         }
-        any
+        if any { Stopped::All } else { Stopped::Nothing }
     }
 
     /// A turn that was stopped while there was no way to it is interrupted once there is one.

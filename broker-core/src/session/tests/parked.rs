@@ -78,3 +78,27 @@ fn a_stop_is_meant_for_what_was_put_aside_too() {
     assert_eq!(rig.state("s-i1"), InboxState::Cancelled);
     assert_eq!(given(&rig.say(103, "something else")).len(), 1);
 }
+
+#[test]
+fn a_stop_takes_back_what_was_put_aside_beyond_the_bound_too() {
+    let mut rig = parked();
+    rig.stop(200);
+    // Of many, the store keeps older ones than the machine holds: they come in when it is loaded anew.
+    let mut rows = rig.rows();
+    let mut older = rig.inbox[&InputId::new("s-i1")].clone();
+    older.state = InboxState::Parked;
+    rows.parked = vec![older];
+    let machine = SessionMachine::load(Arc::clone(&rig.around), Fence(1), rows, rig.now);
+    assert_eq!(machine.expect("there is a record").parked, []);
+}
+
+#[test]
+fn what_was_given_before_the_machine_was_loaded_anew_in_a_living_process_is_looked_up() {
+    let mut rig = Rig::running();
+    rig.say(102, "more");
+    let effects = rig.crash();
+    assert!(given(&effects).is_empty());
+    let opened = Opened { thread: AgentThreadId::new("th"), epoch: Epoch(1), running: Some(TurnId::new("t1")) };
+    rig.step(SessionInput::Opened(Ok(opened)));
+    assert!(looks_up(&rig.pass(crate::session::delivery::FORGOTTEN_AFTER)), "its answer went to another machine");
+}

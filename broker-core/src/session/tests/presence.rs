@@ -179,3 +179,14 @@ fn the_people_of_a_thread_are_bounded() {
     let people = rig.people();
     assert_eq!((people.len(), people[0].0.as_str()), (MAX_PEOPLE, "U15"));
 }
+
+#[test]
+fn nothing_stands_while_the_agent_of_a_cut_turn_does_not_come_up() {
+    let mut rig = Rig::running();
+    rig.step(SessionInput::Agent(AgentEvent::Down { epoch: Epoch(1), reason: "gone".to_owned() }));
+    assert_eq!(rig.statuses.last(), Some(&THINKING), "most often it is back at once");
+    assert!(!rig.machine.is_at_work(), "an end of the broker waits for nothing that it can do");
+    let result = Err(OpenError::Unavailable { reason: "no binary".to_owned() });
+    rig.step(SessionInput::Opened(result));
+    assert_eq!(rig.statuses.last(), Some(&None));
+}

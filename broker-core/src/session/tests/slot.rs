@@ -60,6 +60,21 @@ fn a_place_that_is_not_needed_any_more_is_given_back() {
 }
 
 #[test]
+fn a_place_is_kept_while_a_living_process_runs_the_turn_without_a_way_to_it() {
+    let mut rig = waiting();
+    rig.step(SessionInput::SlotGranted);
+    rig.accept("s-i1", "t1");
+    rig.record("s-i1", "t1");
+    rig.say(101, "and this");
+    let result = Err(SubmitError::NotOpen);
+    rig.step(SessionInput::Submitted { row: InputId::new("s-i2"), result });
+    assert_eq!(count(&rig, &Effect::ReturnSlot), 0, "the turn runs on");
+    let down = AgentEvent::Down { epoch: Epoch(1), reason: "gone".to_owned() };
+    rig.step(SessionInput::Agent(down));
+    assert_eq!(count(&rig, &Effect::ReturnSlot), 1);
+}
+
+#[test]
 fn after_three_seconds_people_see_that_it_waits() {
     let mut rig = waiting();
     assert_eq!(rig.statuses.last(), Some(&Some("is thinking…")));
