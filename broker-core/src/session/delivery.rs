@@ -134,7 +134,9 @@ impl SessionMachine {
             self.record.agent_confirmed = true;
             draft.record = true;
         }
-        let Some(index) = self.inbox.iter().position(|row| row.id == *input) else { return };
+        let Some(index) = self.inbox.iter().position(|row| row.id == *input) else {
+            return self.stop_taken_back(input, now, draft);
+        };
         let row = self.delivered(index, turn, draft);
         self.count_input(row.kind, draft);
         if row.kind.is_from_person() {

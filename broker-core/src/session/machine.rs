@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::delivery::FORGOTTEN_AFTER;
 use super::presence::Showing;
 use super::slot::Slot;
-use super::{Arrival, Caller, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, SessionInput, Step, Surroundings};
+use super::{Arrival, Caller, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, MAX_IN_DOUBT, SessionInput, Step, Surroundings};
 use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, TurnId};
 use crate::chat::{Author, ChatTime, PersonId, ThreadKey};
 use crate::clock::Timestamp;
@@ -117,6 +117,8 @@ pub struct SessionMachine {
     pub(super) asked: Vec<InputId>,
     /// Turns that ended lately, so that a late word of them starts nothing. Bounded.
     pub(super) ended: VecDeque<TurnId>,
+    /// Inputs that a `-stop` took back after they were handed over: a turn that begins with one is stopped too. Bounded.
+    pub(super) taken_back: VecDeque<InputId>,
     pub(super) calls: Vec<PendingCall>,
     /// Named posts whose files are being copied, and who asked for them again meanwhile.
     pub(super) pinning: BTreeMap<PostId, Vec<Caller>>,
@@ -245,6 +247,7 @@ impl SessionMachine {
             fetching: Vec::new(),
             asked: Vec::new(),
             ended: VecDeque::new(),
+            taken_back: VecDeque::new(),
             calls: Vec::new(),
             pinning: BTreeMap::new(),
             pins: 0,
@@ -519,6 +522,13 @@ impl SessionMachine {
             self.ended.pop_front();
         }
         self.ended.push_back(turn.clone());
+    }
+
+    /// Remembers what was taken back after it was handed over.
+    pub(super) fn remember_taken_back(&mut self, ids: &[InputId]) {
+        self.taken_back.extend(ids.iter().cloned());
+        let beyond = self.taken_back.len().saturating_sub(MAX_IN_DOUBT);
+        self.taken_back.drain(..beyond);
     }
 
     /// Begins to interrupt a turn.

@@ -195,6 +195,18 @@ fn a_stop_cancels_inputs_in_doubt_and_the_turn_that_they_start() {
 }
 
 #[test]
+fn a_stop_ends_the_turn_of_a_submit_that_comes_in_long_after_it() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    rig.stop(101);
+    rig.pass(STOP_WINDOW * 2);
+    rig.record("s-i1", "t1");
+    assert!(has_interrupt(&rig.effects), "it was on its way when it was taken back");
+    rig.end("t1", TurnOutcome::Interrupted);
+    assert_eq!(rig.posted().len(), 1, "nobody is told of an interrupt that they asked for");
+}
+
+#[test]
 fn a_stop_takes_back_no_submit_of_what_was_written_after_it() {
     let mut rig = Rig::begun();
     rig.open(1);

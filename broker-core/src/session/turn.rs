@@ -3,7 +3,7 @@
 use super::machine::{Draft, Link};
 use super::speech::answer;
 use super::{Arrival, Effect, STOP_WINDOW, SessionMachine};
-use crate::agent::{InterruptError, TurnId, TurnOutcome};
+use crate::agent::{InputId, InterruptError, TurnId, TurnOutcome};
 use crate::chat::ChatTime;
 use crate::clock::Timestamp;
 use crate::prompt;
@@ -264,6 +264,7 @@ impl SessionMachine {
         self.settling.take_if(|settling| settling.ids.is_empty());
         if late {
             if !starting.is_empty() {
+                self.remember_taken_back(&starting);
                 draft.effects.push(Effect::DropSubmits { rows: starting });
             }
             return match (any, self.is_at_work()) {
@@ -274,6 +275,7 @@ impl SessionMachine {
         }
         self.refuse_calls(draft);
         if !starting.is_empty() {
+            self.remember_taken_back(&starting);
             draft.effects.push(Effect::DropSubmits { rows: starting });
             self.stop_until = Some(now.plus(STOP_WINDOW));
         }
@@ -284,6 +286,18 @@ impl SessionMachine {
             self.interrupt(&id, false, now, draft);
         }
         if any { Stopped::All } else { Stopped::Nothing }
+    }
+
+    /// The turn has taken what a `-stop` took back while it was on its way, and has nothing else to do.
+    pub(super) fn stop_taken_back(&mut self, input: &InputId, now: Timestamp, draft: &mut Draft) {
+        let Some(place) = self.taken_back.iter().position(|id| id == input) else { return };
+        self.taken_back.remove(place);
+        let others = self.inbox.iter().any(|row| row.state == InboxState::Given);
+        if let Some(turn) = self.turn.as_mut().filter(|turn| turn.inputs == 0 && !turn.stopped && !others) {
+            turn.stopped = true;
+            draft.turn(turn);
+            self.interrupt_stopped(now, draft);
+        }
     }
 
     /// A turn that was stopped while there was no way to it is interrupted once there is one.
