@@ -11,14 +11,14 @@ use tokio::sync::mpsc;
 
 use super::effects::Hands;
 use super::registry::{self, Call, Letter, Load};
-use super::{Shared, router};
+use super::{Shared, recovery, router};
 use crate::admission::Verdict;
 use crate::agent::AgentEvent;
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, LookupError, OpKey, Parsed, Person, PersonId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::prompt;
 use crate::sabotage::{Plant, planted};
-use crate::session::{Arrival, Birth, NamedPost, PostFate, STOP, SessionInput, SessionMachine, Step};
+use crate::session::{Arrival, Birth, NamedPost, PostFate, SessionInput, SessionMachine, Step};
 use crate::store::{
     CommitError, Fence, JournalFate, JournalId, JournalRow, KnownMessage, PostId, SessionCommit, SessionId, StoreError,
 };
@@ -45,6 +45,8 @@ pub(super) struct Incoming {
     pub(super) opens: bool,
     /// Whether it says `-stop`.
     pub(super) stops: bool,
+    /// Whether the search found it: it may have come in the ordinary way as well.
+    pub(super) found: bool,
     /// What became of it.
     pub(super) change: Change,
 }
@@ -299,7 +301,7 @@ impl Session {
     /// A message whose author is known: it becomes an input, or is settled.
     async fn admitted(&mut self, admitted: Admitted) -> Result<(), End> {
         let Admitted { incoming, people, verdict, channel_name } = admitted;
-        let Incoming { journal, message, opens, stops, change } = incoming;
+        let Incoming { journal, message, opens, stops, found, change } = incoming;
         if let Verdict::Denied { reason } = verdict {
             // Of a message that was found in the history, or changed, nobody wants to hear any more.
             let young = self.shared.parts.clock.now().since(message.at.timestamp()) < DENIAL_TOLD;
@@ -318,12 +320,12 @@ impl Session {
             (Change::New, Some(_)) => {
                 self.settle(journal, JournalFate::Ignored { reason: "already in the inbox".to_owned() }).await
             }
-            (Change::New, None) => self.arrived(arrival, journal, (opens, stops), channel_name).await,
+            (Change::New, None) => self.arrived(arrival, journal, (opens, stops, found), channel_name).await,
             (Change::Edit, Some(known)) => self.step(SessionInput::Edited { arrival, known }).await,
             // It overtook its message, or that never came. What is older than the session is none of its business.
             (Change::Edit, None) if self.is_of_session(&arrival.message) => {
-                let stops = arrival.message.files.is_empty() && arrival.message.control_text == STOP;
-                self.arrived(arrival, journal, (opens, stops), channel_name).await
+                let stops = router::is_stop(&arrival.message);
+                self.arrived(arrival, journal, (opens, stops, found), channel_name).await
             }
             (Change::Deletion, known) if self.machine.is_some() => {
                 let journal = Some(journal);
@@ -342,15 +344,17 @@ impl Session {
         &mut self,
         arrival: Arrival,
         journal: JournalId,
-        (opens, stops): (bool, bool),
+        (opens, stops, found): (bool, bool, bool),
         channel_name: Option<String>,
     ) -> Result<(), End> {
         match (self.machine.is_some(), stops) {
             (true, true) if arrival.instructs => self.step(SessionInput::Stop { arrival }).await,
             (true, _) => self.step(SessionInput::Message(arrival)).await,
             (false, true) => {
-                router::answer_stop(&self.shared, &arrival.message, false).await;
-                self.settle(journal, JournalFate::Done).await
+                if !found {
+                    router::answer_stop(&self.shared, &arrival.message, false).await;
+                }
+                self.settle(journal, router::fate_of_stop(&arrival.message)).await
             }
             (false, false) if opens && arrival.instructs => self.begin(arrival, channel_name).await,
             (false, false) if opens => {
@@ -429,7 +433,9 @@ impl Session {
             });
         } else {
             self.unsettled.insert(row.id);
-            let incoming = Incoming { journal: row.id, message: *message, opens: false, stops: false, change };
+            let (stops, found) =
+                (change == Change::New && router::is_stop(&message), recovery::is_found(&row.envelope));
+            let incoming = Incoming { journal: row.id, message: *message, opens: false, stops, found, change };
             self.admissions.push_back(admit(Arc::clone(&self.shared), incoming, false).boxed());
         }
     }

@@ -186,7 +186,7 @@ pub(super) async fn settle(shared: &Shared, id: JournalId, fate: JournalFate) ->
 /// Hands a message to its session. One that was `found` may have come in the ordinary way as well.
 async fn dispatch(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, found: bool) -> Result<(), StoreError> {
     let key = message.thread();
-    let stops = message.files.is_empty() && message.control_text == STOP;
+    let stops = is_stop(&message);
     let direct = message.conversation_kind == ConversationKind::Direct;
     let has_session = shared.registry.is_live(&key) || shared.parts.store.session(&key).await?.is_some();
     let opens = !stops && (direct || message.mentions_self);
@@ -204,7 +204,7 @@ async fn dispatch(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, fou
         };
         return settle(shared, id, fate).await;
     }
-    let incoming = live::Incoming { journal: id, message, opens, stops, change: Change::New };
+    let incoming = live::Incoming { journal: id, message, opens, stops, found, change: Change::New };
     send(shared, &key, incoming);
     Ok(())
 }
@@ -225,7 +225,7 @@ async fn amend(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, change
         };
         return settle(shared, id, fate).await;
     }
-    send(shared, &key, live::Incoming { journal: id, message, opens, stops: false, change });
+    send(shared, &key, live::Incoming { journal: id, message, opens, stops: false, found: false, change });
     Ok(())
 }
 
@@ -241,7 +241,11 @@ fn send(shared: &Arc<Shared>, key: &ThreadKey, incoming: live::Incoming) {
 async fn stop_without_session(shared: &Arc<Shared>, id: JournalId, message: ChatMessage) -> Result<(), StoreError> {
     let for_us = message.conversation_kind == ConversationKind::Direct || message.mentions_self;
     if !for_us {
-        return settle(shared, id, JournalFate::Ignored { reason: "not for the broker".to_owned() }).await;
+        let fate = match fate_of_stop(&message) {
+            JournalFate::Done => JournalFate::Ignored { reason: "not for the broker".to_owned() },
+            waits => waits,
+        };
+        return settle(shared, id, fate).await;
     }
     let top_of_direct = message.conversation_kind == ConversationKind::Direct && message.thread_root.is_none();
     let mut busy = Vec::new();
@@ -264,7 +268,7 @@ async fn stop_without_session(shared: &Arc<Shared>, id: JournalId, message: Chat
             }
             return;
         }
-        if let Err(error) = settle(&shared, id, JournalFate::Done).await {
+        if let Err(error) = settle(&shared, id, fate_of_stop(&message)).await {
             tracing::warn!(%error, "a stop could not be settled; it is tried again");
             return shared.registry.let_go([id]);
         }
@@ -272,6 +276,19 @@ async fn stop_without_session(shared: &Arc<Shared>, id: JournalId, message: Chat
         answer_stop(&shared, &message, any).await;
     });
     Ok(())
+}
+
+/// What becomes of a `-stop` in a thread without a session: it may have overtaken the message that it is meant for.
+pub(super) fn fate_of_stop(message: &ChatMessage) -> JournalFate {
+    match message.thread_root {
+        Some(_) => JournalFate::Unrouted { thread: message.thread() },
+        None => JournalFate::Done,
+    }
+}
+
+/// Whether a message is a `-stop`.
+pub(super) fn is_stop(message: &ChatMessage) -> bool {
+    message.files.is_empty() && message.control_text == STOP
 }
 
 fn stop_all(shared: &Arc<Shared>, busy: &[ThreadKey], message: &ChatMessage) -> bool {

@@ -255,6 +255,18 @@ async fn a_stop_opens_no_session_and_at_the_top_of_a_direct_message_stops_all_of
 }
 
 #[tokio::test]
+async fn a_stop_that_overtakes_the_message_it_is_meant_for_stops_it() {
+    let house = House::new(|_| vec![Act::Pause, Act::Finish(Some("done".to_owned()))]).await;
+    house.first_pass().await;
+    let thread = house.chat.seed("C1", None, "U1", "@broker work");
+    house.chat.say("C1", Some(&thread.root), "U1", "-stop");
+    house.until("it waits", |house| house.counts().journal_unread == 0).await;
+    house.chat.redeliver(&thread.root);
+    assert_eq!(house.posts(&thread, 1).await, [prompt::STOPPED]);
+    house.until("nothing goes on", |house| house.broker().shared.registry.busy() == 0).await;
+}
+
+#[tokio::test]
 async fn a_turn_posts_by_tool_and_its_final_is_not_repeated() {
     let house = House::new(|_| vec![post("on it", "progress"), post("done", "final"), finish("done").remove(0)]).await;
     let thread = house.chat.say("C1", None, "U1", "@broker work");

@@ -291,8 +291,10 @@ impl State {
         let number = self.codex.numbers;
         let turn = TurnId::new(format!("turn{number}"));
         known.running = Some(turn.clone());
+        let conversation = known.session.conversation.clone();
+        let besieged = self.script_in(conversation.as_str());
         self.say(format!("input {} begins {turn}", input.id));
-        let script = self.codex.scripts.get(&number).copied().unwrap_or(Script::Answers(80));
+        let script = self.codex.scripts.get(&number).copied().or(besieged).unwrap_or(Script::Answers(80));
         let row = Turn {
             thread: thread.clone(),
             ended: None,
@@ -474,9 +476,16 @@ impl SimCodex {
         }
     }
 
+    /// The conversation that a thread is for.
+    fn about(&self, thread: &AgentThreadId) -> String {
+        let state = self.world.lock();
+        let known = state.codex.threads.get(thread);
+        known.map(|thread| thread.session.conversation.to_string()).unwrap_or_default()
+    }
+
     /// A request that may go wrong before it reaches the process.
-    async fn request(&self, call: Call) -> (u32, Result<u64, String>) {
-        let (count, fault) = self.world.enter(call).await;
+    async fn request(&self, call: Call, about: &str) -> (u32, Result<u64, String>) {
+        let (count, fault) = self.world.enter(call, about).await;
         let latency = 1 + self.world.lock().draw(call.name(), u64::from(count) << 32, 20);
         self.world.sleep(latency).await;
         match fault {
@@ -553,7 +562,7 @@ impl AgentRuntime for SimCodex {
             }
             self.world.sleep(50).await;
         }
-        let (count, process) = self.request(Call::Open).await;
+        let (count, process) = self.request(Call::Open, spec.session.conversation.as_str()).await;
         let Ok(process) = process else { return Err(unavailable()) };
         let asked = self.world.lock().now();
         let result = loop {
@@ -577,7 +586,7 @@ impl AgentRuntime for SimCodex {
     }
 
     async fn submit(&self, thread: &AgentThreadId, input: &AgentInput) -> Result<Submitted, SubmitError> {
-        let (count, fault) = self.world.enter(Call::Submit).await;
+        let (count, fault) = self.world.enter(Call::Submit, &self.about(thread)).await;
         let reason = || "there is no process".to_owned();
         let answered = {
             let mut state = self.world.lock();
@@ -618,7 +627,7 @@ impl AgentRuntime for SimCodex {
     }
 
     async fn fate(&self, thread: &AgentThreadId, ids: &[InputId]) -> Result<Vec<(InputId, Fate)>, ReadError> {
-        let (_, process) = self.request(Call::Fate).await;
+        let (_, process) = self.request(Call::Fate, &self.about(thread)).await;
         process.map_err(|reason| ReadError { reason })?;
         let mut state = self.world.lock();
         let history = state.codex.threads.get(thread).map(|thread| thread.history.clone()).unwrap_or_default();
@@ -632,7 +641,7 @@ impl AgentRuntime for SimCodex {
     }
 
     async fn interrupt(&self, thread: &AgentThreadId, turn: &TurnId) -> Result<(), InterruptError> {
-        let (count, process) = self.request(Call::Interrupt).await;
+        let (count, process) = self.request(Call::Interrupt, &self.about(thread)).await;
         process.map_err(|reason| InterruptError::Unavailable { reason })?;
         for _ in 0..80 {
             {
@@ -655,7 +664,7 @@ impl AgentRuntime for SimCodex {
     }
 
     async fn answer(&self, request: &RequestId, _answer: AgentAnswer) -> Result<(), AnswerError> {
-        let (_, process) = self.request(Call::Answer).await;
+        let (_, process) = self.request(Call::Answer, "").await;
         let process = process.map_err(|reason| AnswerError { reason })?;
         let mut state = self.world.lock();
         let asks = |turn: &Turn| turn.process == process && turn.question.as_ref() == Some(request);
@@ -671,7 +680,7 @@ impl AgentRuntime for SimCodex {
     }
 
     async fn release(&self, thread: &AgentThreadId) -> Result<(), ReleaseError> {
-        let (_, process) = self.request(Call::Release).await;
+        let (_, process) = self.request(Call::Release, &self.about(thread)).await;
         process.map_err(|reason| ReleaseError { reason })?;
         let mut state = self.world.lock();
         if let Some(thread) = state.codex.threads.get_mut(thread) {

@@ -1,9 +1,11 @@
 //! One run: brokers one after another in one world, until nothing is open any more.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker_core::chat::ThreadKey;
 use broker_core::engine::{Broker, Parts, Settings};
 use broker_core::store::StateStore;
 use broker_core::workspace::Workspaces;
@@ -18,6 +20,8 @@ use crate::world::World;
 
 /// Nothing may be open any more after so long, in simulated milliseconds.
 const PATIENCE: u64 = 3 * 60 * 60 * 1000;
+/// The same where something goes wrong all the time, so that something may be open for ever.
+const SIEGE: u64 = 5 * 60 * 1000;
 /// How often is looked whether anything is open.
 const LOOK: u64 = 2_000;
 
@@ -32,6 +36,8 @@ pub struct Outcome {
     pub points: u32,
     /// How many brokers there were.
     pub lives: u32,
+    /// When something came to the agent or stood in a thread, in milliseconds, by thread.
+    pub moments: BTreeMap<ThreadKey, Vec<u64>>,
 }
 
 /// How one broker's life ended.
@@ -99,7 +105,15 @@ fn run_in(scenario: &Scenario, world: &World) -> Result<Outcome, PlaceError> {
         world.pass(away);
     };
     let state = world.lock();
-    Ok(Outcome { wrong, trace: state.trace().to_vec(), points: state.points(), lives: state.life })
+    let mut moments: BTreeMap<ThreadKey, Vec<u64>> = BTreeMap::new();
+    for thread in state.codex.threads.values() {
+        moments.entry(thread.session.clone()).or_default().extend(thread.history.iter().map(|recorded| recorded.at));
+    }
+    for thread in state.slack.messages.iter().map(|written| written.message.thread()).collect::<BTreeSet<_>>() {
+        let own = state.slack.own(&thread).map(|written| written.at).collect::<Vec<_>>();
+        moments.entry(thread).or_default().extend(own);
+    }
+    Ok(Outcome { wrong, trace: state.trace().to_vec(), points: state.points(), lives: state.life, moments })
 }
 
 fn judged(world: &World, store: &Arc<SqliteStore>) -> Result<Vec<String>, PlaceError> {
@@ -138,6 +152,7 @@ async fn live(scenario: &Scenario, world: &World, store: &Arc<SqliteStore>, plac
         Err(error) => return Life::Never(format!("the broker does not start: {error}")),
     };
     let search = broker.recovery_health();
+    let patience = if scenario.siege.is_some() { SIEGE } else { PATIENCE };
     let mut busy_at = world.lock().now();
     loop {
         let now = world.lock().now();
@@ -156,7 +171,7 @@ async fn live(scenario: &Scenario, world: &World, store: &Arc<SqliteStore>, plac
         busy_at = busy_at.max(world.lock().happened);
         if let Some(what) = busy {
             busy_at = now;
-            if now > PATIENCE {
+            if now > patience {
                 return Life::Never(format!("something is still open: {what}"));
             }
             continue;
@@ -168,7 +183,7 @@ async fn live(scenario: &Scenario, world: &World, store: &Arc<SqliteStore>, plac
         if begun > busy_at && number("left") == 0 && number("last_pass_ms") > 0 && now > busy_at + 50_000 {
             return Life::Quiet;
         }
-        if now > PATIENCE {
+        if now > patience {
             return Life::Never("the search for missed messages comes to no end".to_owned());
         }
     }

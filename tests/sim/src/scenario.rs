@@ -296,8 +296,23 @@ pub struct Scenario {
     pub turns: usize,
     /// How often what was missed is searched for, in milliseconds.
     pub search_every: u64,
+    /// Whether every call of a kind takes the same time, so that runs can be compared by the clock.
+    pub steady: bool,
+    /// What goes wrong in one conversation, all the time.
+    pub siege: Option<Siege>,
     /// What happens.
     pub items: Vec<Item>,
+}
+
+/// Everything that one conversation can do to the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Siege {
+    /// The conversation.
+    pub conversation: &'static str,
+    /// How each of its calls of a kind goes wrong.
+    pub faults: Vec<(Call, Fault)>,
+    /// What the agent does in all of its turns.
+    pub script: Script,
 }
 
 /// Numbers from a seed.
@@ -330,8 +345,44 @@ const CONVERSATIONS: [&str; 3] = ["C1", "C2", "D1"];
 const PEOPLE: [&str; 3] = ["U1", "U2", "U3"];
 
 impl Scenario {
-    /// The scenario of a seed.
+    /// The scenario of a seed: [`Scenario::plain`], and in some a pause of minutes before which a message is missed.
     pub fn of(seed: u64) -> Self {
+        let mut scenario = Self::plain(seed);
+        lull(&mut Dice(seed.wrapping_mul(0x9fb2_1c65_1e98_df25) ^ 0x2c1b_3c6d_297a_2d39), &mut scenario);
+        scenario
+    }
+
+    /// A scenario in which nothing goes wrong but, where `besieged`, everything in one conversation. The two of a seed are
+    /// the same otherwise, and every call takes its time.
+    pub fn siege(seed: u64, besieged: bool) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(0xa24b_aed4_963e_e407) ^ 0x9fb2_1c65_1e98_df25);
+        let mut items = Vec::new();
+        conversations(&mut dice, 0, &mut items);
+        let siege = Siege {
+            conversation: CONVERSATIONS[0],
+            faults: SIEGES.iter().map(|(call, faults)| (*call, dice.pick(faults))).collect(),
+            script: dice.pick(&[
+                Script::Hangs,
+                Script::Long(3_000),
+                Script::Silent,
+                Script::Fails,
+                Script::Reports(500),
+            ]),
+        };
+        Self {
+            seed,
+            sockets: 1,
+            disk: false,
+            turns: 32,
+            search_every: 60_000,
+            steady: true,
+            siege: besieged.then_some(siege),
+            items,
+        }
+    }
+
+    /// What a seed was before there were pauses.
+    pub fn plain(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x5851_f42d_4c95_7f2d);
         // Half of the runs have few faults, so that each is seen alone.
         let rough = dice.pick(&[1, 3, 8]);
@@ -345,9 +396,58 @@ impl Scenario {
             disk: dice.in_hundred(8),
             turns: dice.pick(&[1, 2, 32, 32]),
             search_every: dice.pick(&[20_000, 60_000, 120_000]),
+            steady: false,
+            siege: None,
             items,
         }
     }
+}
+
+/// How the calls of one conversation may go wrong for ever without anything being wrong with what all share: the agent's
+/// process reads what is given to it in order, and a store that fails fails for all.
+const SIEGES: [(Call, &[Fault]); 8] = [
+    (Call::Post, &[Fault::Slow(28_000), Fault::Fails(3_000), Fault::Vanishes, Fault::AnswerLost, Fault::Refused]),
+    (Call::Status, &[Fault::Slow(28_000), Fault::Fails(3_000), Fault::AnswerLost, Fault::Refused]),
+    (Call::Find, &[Fault::Slow(28_000), Fault::Vanishes, Fault::AnswerLost, Fault::Refused]),
+    (Call::Page, &[Fault::Slow(28_000), Fault::Fails(3_000), Fault::AnswerLost, Fault::Refused]),
+    (Call::Heads, &[Fault::Slow(5_000), Fault::Refused]),
+    (Call::Open, &[Fault::Slow(20_000), Fault::Fails(0)]),
+    (Call::Submit, &[Fault::Fails(0), Fault::Refused]),
+    (Call::Fate, &[Fault::Slow(20_000), Fault::Fails(0)]),
+];
+
+/// The longest that a search reads back behind what it has read, and more.
+const LULL: u64 = 130_000;
+
+/// In some scenarios nobody writes for minutes, and the last message before that may never arrive.
+fn lull(dice: &mut Dice, scenario: &mut Scenario) {
+    if !dice.in_hundred(12) {
+        return;
+    }
+    let mut written: Vec<u64> = Vec::new();
+    for item in &scenario.items {
+        if let Item::Step { at, what: What::Write { .. } } = item {
+            written.push(*at);
+        }
+    }
+    let Some(after) = written.len().checked_sub(1).filter(|most| *most > 0) else { return };
+    let index = 1 + usize::try_from(dice.below(after as u64)).unwrap_or(0);
+    let (missed, cut, pause) = (written[index - 1], written[index], LULL + dice.below(LULL));
+    let is_missed = dice.in_hundred(50);
+    for item in &mut scenario.items {
+        let Item::Step { at, what } = item else { continue };
+        if let What::Write { delivery, .. } = what
+            && *at == missed
+            && is_missed
+        {
+            *delivery = Delivery::Never;
+        }
+        if *at >= cut {
+            *at += pause;
+        }
+    }
+    // Whatever is missed is looked for after the pause only.
+    scenario.search_every = 2 * (LULL + LULL);
 }
 
 fn delivery(dice: &mut Dice, rough: u64) -> Delivery {

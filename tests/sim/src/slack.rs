@@ -466,6 +466,17 @@ fn own(micros: u64, thread: &ThreadKey, markup: &str) -> ChatMessage {
     }
 }
 
+/// The conversation that a call is made for.
+fn about(op: &ChatOp) -> &str {
+    match op {
+        ChatOp::Post { thread, .. }
+        | ChatOp::Ephemeral { thread, .. }
+        | ChatOp::Status { thread, .. }
+        | ChatOp::React { thread, .. } => thread.conversation.as_str(),
+        _ => "",
+    }
+}
+
 /// The broker's way to the platform.
 #[derive(Debug, Clone)]
 pub struct SimSlack {
@@ -510,8 +521,8 @@ impl SimSlack {
     }
 
     /// Asks for something that has no effect.
-    async fn ask(&self, call: Call) -> Result<(), HistoryError> {
-        let (count, fault) = self.world.enter(call).await;
+    async fn ask(&self, call: Call, about: &str) -> Result<(), HistoryError> {
+        let (count, fault) = self.world.enter(call, about).await;
         self.world.sleep(self.latency(call, count, 60)).await;
         match fault {
             None => Ok(()),
@@ -605,7 +616,7 @@ impl ChatTransport for SimSlack {
 
     async fn perform(&self, key: &OpKey, op: &ChatOp) -> Result<Receipt, DeliverError> {
         let call = if matches!(op, ChatOp::Post { .. }) { Call::Post } else { Call::Status };
-        let (count, fault) = self.world.enter(call).await;
+        let (count, fault) = self.world.enter(call, about(op)).await;
         let latency = self.latency(call, count, 250);
         let unknown = |reason: &str| Err(DeliverError::Unknown { reason: reason.to_owned() });
         // What was written to the platform has its effect whatever becomes of the broker.
@@ -660,7 +671,7 @@ impl ChatTransport for SimSlack {
     }
 
     async fn find(&self, thread: &ThreadKey, keys: &[OpKey], since: ChatTime) -> Result<Vec<Found>, HistoryError> {
-        self.ask(Call::Find).await?;
+        self.ask(Call::Find, thread.conversation.as_str()).await?;
         let state = self.world.lock();
         let stands = state.slack.own(thread).filter(|written| written.message.at >= since);
         let found = stands.filter_map(|written| {
@@ -675,7 +686,7 @@ impl ChatTransport for SimSlack {
     }
 
     async fn person(&self, id: &PersonId) -> Result<Person, LookupError> {
-        if let Err(error) = self.ask(Call::Person).await {
+        if let Err(error) = self.ask(Call::Person, "").await {
             return Err(LookupError::Unavailable { reason: error.to_string() });
         }
         let standing = if id.as_str().starts_with('G') { Standing::Guest } else { Standing::Member };
@@ -702,7 +713,7 @@ impl HistoryProvider for SimSlack {
         cursor: Option<Cursor>,
         _urgency: Urgency,
     ) -> Result<Page, HistoryError> {
-        self.ask(Call::Page).await?;
+        self.ask(Call::Page, thread.conversation.as_str()).await?;
         let from = match cursor.and_then(|cursor| cursor.as_str().parse().ok()) {
             Some(micros) => ChatTime::from_micros(micros),
             None => range.start,
@@ -729,7 +740,7 @@ impl HistoryProvider for SimSlack {
         since: ChatTime,
         cursor: Option<Cursor>,
     ) -> Result<HeadsPage, HistoryError> {
-        self.ask(Call::Heads).await?;
+        self.ask(Call::Heads, conversation.conversation.as_str()).await?;
         let below = match cursor.and_then(|cursor| cursor.as_str().parse().ok()) {
             Some(micros) => ChatTime::from_micros(micros),
             None => ChatTime::MAX,
@@ -770,7 +781,7 @@ impl HistoryProvider for SimSlack {
     }
 
     async fn conversations(&self) -> Result<Vec<ConversationKey>, HistoryError> {
-        self.ask(Call::Heads).await?;
+        self.ask(Call::Heads, "").await?;
         let key = |name: &str| ConversationKey {
             installation: InstallationId::new("T0"),
             conversation: ConversationId::new(name),

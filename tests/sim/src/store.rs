@@ -121,12 +121,12 @@ impl SimStore {
     }
 
     async fn read(&self) {
-        self.world.enter(Call::Read).await;
+        self.world.enter(Call::Read, "").await;
     }
 
     /// A change begins; gives its number.
     async fn begin(&self, call: Call) -> Result<u32, StoreError> {
-        let (count, fault) = self.world.enter(call).await;
+        let (count, fault) = self.world.enter(call, "").await;
         if fault.is_some() {
             self.world.lock().say(format!("{} {count} fails", call.name()));
             return Err(StoreError::new("the disk is full"));

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::codex::{Codex, CodexEvent};
 use crate::facts::Facts;
-use crate::scenario::{Call, Crash, Fault, Item, Manner, Scenario, What};
+use crate::scenario::{Call, Crash, Fault, Item, Manner, Scenario, Script, Siege, What};
 use crate::slack::{Slack, SlackEvent};
 
 /// When a run begins: milliseconds since the Unix epoch.
@@ -48,6 +48,8 @@ pub struct Ended {
 #[derive(Debug)]
 pub struct State {
     seed: u64,
+    steady: bool,
+    siege: Option<Siege>,
     /// The time at which the present runtime began, and that moment on its clock.
     base: u64,
     started: Option<Instant>,
@@ -86,6 +88,9 @@ impl State {
     /// A number below `below` that depends on the seed, a name and a count, and on nothing else: a step that is left out
     /// changes nothing of the others.
     pub fn draw(&self, name: &str, count: u64, below: u64) -> u64 {
+        if self.steady {
+            return below / 2;
+        }
         let mut hash = self.seed ^ 0x9e37_79b9_7f4a_7c15;
         for byte in name.bytes() {
             hash = mix(hash ^ u64::from(byte));
@@ -117,13 +122,20 @@ impl State {
     }
 
     /// What goes wrong with the next call of its kind, and its number from 1.
-    fn fault(&mut self, call: Call) -> (u32, Option<Fault>) {
+    fn fault(&mut self, call: Call, about: &str) -> (u32, Option<Fault>) {
         let count = self.calls.entry(call).or_default();
         *count += 1;
         let count = *count;
         let now = self.now();
         let outage = self.outages.iter().find(|(of, _, until)| *of == call && *until > now).map(|(_, fault, _)| *fault);
-        (count, self.faults.get(&(call, count)).copied().or(outage))
+        let siege = self.siege.as_ref().filter(|siege| siege.conversation == about);
+        let besieged = siege.and_then(|siege| siege.faults.iter().find(|(of, _)| *of == call)).map(|(_, fault)| *fault);
+        (count, self.faults.get(&(call, count)).copied().or(outage).or(besieged))
+    }
+
+    /// What the agent does in every turn of a conversation, where that is so.
+    pub fn script_in(&self, conversation: &str) -> Option<Script> {
+        self.siege.as_ref().filter(|siege| siege.conversation == conversation).map(|siege| siege.script)
     }
 
     /// From now on calls of a kind go wrong, for a while.
@@ -215,6 +227,8 @@ impl World {
     pub fn new(scenario: &Scenario) -> Self {
         let mut state = State {
             seed: scenario.seed,
+            steady: scenario.steady,
+            siege: scenario.siege.clone(),
             base: 0,
             started: None,
             queue: BTreeMap::new(),
@@ -321,11 +335,11 @@ impl World {
     }
 
     /// A call of the broker begins: other tasks may go first, and the broker may end here, before the call has any effect.
-    /// Gives its number and what goes wrong with it.
-    pub async fn enter(&self, call: Call) -> (u32, Option<Fault>) {
+    /// Gives its number and what goes wrong with it. `about` is the conversation that it is made for, empty for none.
+    pub async fn enter(&self, call: Call, about: &str) -> (u32, Option<Fault>) {
         let (count, fault, yields, wait) = {
             let mut state = self.lock();
-            let (count, fault) = state.fault(call);
+            let (count, fault) = state.fault(call, about);
             let yields = state.draw(call.name(), u64::from(count), 4);
             let wait = if call.is_of_store() { state.draw(call.name(), u64::from(count) << 20, 3) } else { 0 };
             (count, fault, yields, wait)
