@@ -159,9 +159,14 @@ impl From<Failure> for DeliverError {
 
 impl From<Failure> for HistoryError {
     fn from(failure: Failure) -> Self {
+        let account = failure.is_account();
         match failure {
             Failure::NotSent { reason, retry_after } => Self::Unavailable { reason, retry_after },
             Failure::Unanswered { reason } => Self::Unavailable { reason, retry_after: None },
+            // That our account is refused says nothing of the history.
+            Failure::Refused { code } if account && code != "missing_scope" => {
+                Self::Unavailable { reason: code, retry_after: None }
+            }
             Failure::Refused { code } => Self::Refused { code },
         }
     }

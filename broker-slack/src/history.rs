@@ -71,12 +71,13 @@ impl Slack {
                 let sought = keys.iter().filter(|key| carried.contains(&key.as_str()));
                 found.extend(sought.map(|key| Found { key: key.clone(), message: message.id.clone() }));
             }
-            cursor = next(&answer)?;
+            // An answer that cannot be read to its end will not decide anything the next time either.
+            cursor = next(&answer).map_err(|_| undecidable("a_page_without_a_cursor"))?;
             if cursor.is_none() {
                 return Ok(found);
             }
         }
-        Err(unavailable("too many messages since the attempt"))
+        Err(undecidable("too_many_messages"))
     }
 }
 
@@ -114,6 +115,10 @@ fn next(answer: &Value) -> Result<Option<Cursor>, HistoryError> {
         None if lenient::flag(answer, "has_more") => Err(unavailable("a page without a cursor")),
         None => Ok(None),
     }
+}
+
+fn undecidable(code: &str) -> HistoryError {
+    HistoryError::Refused { code: code.to_owned() }
 }
 
 fn unavailable(reason: &str) -> HistoryError {

@@ -224,7 +224,7 @@ async fn a_read_back_that_is_not_complete_is_none() {
     .await;
     let slack = connect(&endless.base).await.unwrap();
     let outcome = slack.find(&thread(), &[OpKey::new("k")], ChatTime::ZERO).await;
-    assert!(matches!(outcome, Err(HistoryError::Unavailable { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(HistoryError::Refused { .. })), "no later look will decide it: {outcome:?}");
     assert_eq!(endless.calls("conversations.replies").len(), 10);
 
     let cut = server(|_| Reply::Json(json!({"ok": true, "messages": [], "has_more": true}))).await;

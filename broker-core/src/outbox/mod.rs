@@ -15,12 +15,18 @@ use crate::history::HistoryError;
 use crate::sabotage::{Plant, planted};
 use crate::store::{PartRow, PartState};
 
-/// After this many look-ups that could not decide, the part is sent once more with a mark.
+/// After this many look-ups that the platform refused, the part is sent once more with a mark. One that got no answer says
+/// nothing, however often: an outage is waited out.
 pub const MAX_LOOK_UPS: u32 = 5;
-/// A part is sent at most this often; each further time only after a look-up that did not find it.
+/// A part that was sent this often, each further time after a look-up that did not find it, is given up, but not before
+/// [`GIVE_UP_AFTER`].
 pub const MAX_SENDS: u32 = 5;
-/// A file is handed over at most this often.
-pub const MAX_UPLOADS: u32 = 10;
+/// As long as this a platform may fail with every call that has an effect, and nothing is given up.
+pub const GIVE_UP_AFTER: Duration = Duration::from_secs(30 * 60);
+/// A file that nobody has seen is handed over at most this often: with the waits between, more than [`GIVE_UP_AFTER`].
+pub const MAX_UPLOADS: u32 = 40;
+/// The longest wait between two tries.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 /// What a platform says of a file that was handed over and is no longer there.
 pub const GONE: &str = "file_not_found";
 /// The wait before a new try while our credentials are refused.
@@ -133,7 +139,7 @@ pub fn sent(part: &PartRow, result: &Result<Receipt, DeliverError>, now: Timesta
             row.state = PartState::Queued;
             row.attempts = part.attempts.saturating_sub(1);
             row.look_ups = part.look_ups.saturating_add(1);
-            let wait = back_off(row.look_ups, Duration::from_secs(60));
+            let wait = back_off(row.look_ups, MAX_WAIT);
             row.not_before = now.plus(retry_after.unwrap_or(wait).max(Duration::from_millis(100)));
             row.error = Some(reason.clone());
         }
@@ -148,7 +154,7 @@ pub fn sent(part: &PartRow, result: &Result<Receipt, DeliverError>, now: Timesta
             if let PartBody::File { file } = &mut row.body {
                 file.uploaded = None;
                 row.state = PartState::Queued;
-                row.not_before = now.plus(back_off(part.attempts, Duration::from_secs(60)));
+                row.not_before = now.plus(back_off(part.attempts, MAX_WAIT));
             } else {
                 row.state = PartState::Refused;
             }
@@ -194,28 +200,36 @@ pub fn looked_up(
             let believable = part.attempted_at.unwrap_or(part.created_at).plus(settle);
             if believable > now {
                 row.not_before = believable;
-            } else if part.attempts >= MAX_SENDS {
+            } else if part.attempts >= MAX_SENDS && tried_for(part, now) >= GIVE_UP_AFTER {
                 row.state = PartState::Refused;
                 row.error = Some("never_arrived".to_owned());
             } else {
                 row.state = PartState::Queued;
                 row.look_ups = 0;
-                row.not_before = now;
+                // The look-up has waited already; a platform that fails for longer is not asked more and more often.
+                row.not_before = if part.attempts < MAX_SENDS { now } else { now.plus(MAX_WAIT) };
             }
             row
         }
-        Err(_) if row.look_ups + 1 >= MAX_LOOK_UPS => send_marked(row, now),
         Err(HistoryError::Unavailable { retry_after, .. }) => {
-            row.look_ups += 1;
-            row.not_before = now.plus(retry_after.unwrap_or_else(|| back_off(row.look_ups, Duration::from_secs(30))));
+            // The longer it lasts, the longer the wait: half of what has passed since the attempt.
+            let passed = now.since(part.attempted_at.unwrap_or(part.created_at));
+            let wait = (passed / 2).clamp(Duration::from_millis(500), MAX_WAIT);
+            row.not_before = now.plus(retry_after.unwrap_or(wait));
             row
         }
+        Err(HistoryError::Refused { .. }) if row.look_ups + 1 >= MAX_LOOK_UPS => send_marked(row, now),
         Err(HistoryError::Refused { .. }) => {
             row.look_ups += 1;
             row.not_before = now.plus(back_off(row.look_ups, Duration::from_secs(30)));
             row
         }
     }
+}
+
+/// How long ago a part was sent for the first time.
+fn tried_for(part: &PartRow, now: Timestamp) -> Duration {
+    part.first_attempt_at.map_or(Duration::ZERO, |first| now.since(first))
 }
 
 /// Nothing could be decided: once more with a mark, and no third time.

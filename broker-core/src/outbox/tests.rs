@@ -100,8 +100,8 @@ fn a_part_in_doubt_is_looked_up_before_it_is_sent_again() {
 }
 
 #[test]
-fn five_look_ups_that_cannot_decide_lead_to_one_marked_try() {
-    let silent = || Err(HistoryError::Unavailable { reason: "timeout".to_owned(), retry_after: None });
+fn five_look_ups_that_are_refused_lead_to_one_marked_try() {
+    let silent = || Err(HistoryError::Refused { code: "missing_scope".to_owned() });
     let mut row = part(PartState::Unknown);
     for _ in 1..MAX_LOOK_UPS {
         row = looked_up(&row, &silent(), SETTLE, row.not_before);
@@ -121,8 +121,56 @@ fn five_look_ups_that_cannot_decide_lead_to_one_marked_try() {
 fn a_part_that_never_arrives_is_given_up_after_some_tries() {
     let mut row = part(PartState::Unknown);
     row.attempts = MAX_SENDS;
-    let row = looked_up(&row, &Ok(vec![]), SETTLE, at(500));
+    assert_eq!(looked_up(&row, &Ok(vec![]), SETTLE, at(500)).state, PartState::Queued, "for half an hour it is tried");
+    let row = looked_up(&row, &Ok(vec![]), SETTLE, at(100 + 30 * 60));
     assert_eq!((row.state, row.error.as_deref()), (PartState::Refused, Some("never_arrived")));
+}
+
+/// What a platform does in an outage.
+type Outage = fn(&PartRow, Action) -> Option<bool>;
+
+#[test]
+fn an_outage_of_twenty_minutes_loses_and_doubles_nothing() {
+    // Whether a call has its effect; nothing when it is not answered.
+    let outages: [(&str, Outage); 3] = [
+        ("nothing is answered, and what is sent is lost", |_, _| None),
+        ("nothing is answered, and the first that was sent stands there", |row, action| {
+            (action == Action::Send && row.attempts == 1).then_some(true)
+        }),
+        ("look-ups are answered", |_, action| (action == Action::LookUp).then_some(false)),
+    ];
+    for (what, outage) in outages {
+        let (mut row, mut now, mut standing, mut calls) = (part(PartState::Queued), at(100), 0, 0);
+        row.attempts = 0;
+        let over = at(100 + 20 * 60);
+        while !matches!(row.state, PartState::Sent | PartState::Refused) {
+            calls += 1;
+            let well = now >= over;
+            match decide(&row, now) {
+                Action::Wait(until) => now = until,
+                Action::Send => {
+                    row = sending(&row, now);
+                    standing += usize::from(well || outage(&row, Action::Send).is_some());
+                    let unknown = DeliverError::Unknown { reason: "http_503".to_owned() };
+                    let receipt = Receipt { message: Some(MessageId::new("9")), file: None };
+                    row = sent(&row, &if well { Ok(receipt) } else { Err(unknown) }, now);
+                }
+                Action::LookUp => {
+                    let found = Found { key: OpKey::new("k"), message: MessageId::new("9") };
+                    let answer = if well || outage(&row, Action::LookUp).is_some() {
+                        Ok(if standing > 0 { vec![found] } else { Vec::new() })
+                    } else {
+                        Err(HistoryError::Unavailable { reason: "http_503".to_owned(), retry_after: None })
+                    };
+                    row = looked_up(&row, &answer, SETTLE, now);
+                }
+                Action::Upload => unreachable!("it is a text"),
+            }
+        }
+        assert_eq!((row.state, standing), (PartState::Sent, 1), "{what}");
+        assert_eq!(row.body, part(PartState::Queued).body, "{what}: there was no reason for a mark");
+        assert!(now.since(over) < Duration::from_secs(120) && calls < 150, "{what}: {now:?}, {calls} calls");
+    }
 }
 
 fn file_part(uploaded: Option<&str>) -> PartRow {

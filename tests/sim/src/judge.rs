@@ -209,6 +209,10 @@ impl Judge<'_> {
             match part.state {
                 PartState::Sent if !stands => wrong.push(format!("{key} counts as sent and stands nowhere")),
                 PartState::Sent => {}
+                // Silence of the platform is no refusal, however long it lasts.
+                PartState::Refused if !self.state.facts.refused.contains(key) && self.state.calm() => {
+                    wrong.push(format!("{key} was given up ({:?}) and the platform has refused nothing", part.error));
+                }
                 PartState::Refused if part.kind == PostKind::Notice || later(PostKind::Notice) => {}
                 PartState::Refused => wrong.push(format!("{key} was refused and nobody was told")),
                 PartState::Dropped => {

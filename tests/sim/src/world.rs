@@ -133,6 +133,11 @@ impl State {
         (count, self.faults.get(&(call, count)).copied().or(outage).or(besieged))
     }
 
+    /// Whether no conversation is besieged.
+    pub fn calm(&self) -> bool {
+        self.siege.is_none()
+    }
+
     /// What the agent does in every turn of a conversation, where that is so.
     pub fn script_in(&self, conversation: &str) -> Option<Script> {
         self.siege.as_ref().filter(|siege| siege.conversation == conversation).map(|siege| siege.script)
