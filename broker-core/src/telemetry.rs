@@ -50,6 +50,7 @@ metrics! {
     LINK_TROUBLES = Counter "broker_socket_troubles_total", "Tries to open a socket link that failed.";
     RECOVERIES = Counter "broker_recovery_passes_total", "Searches for missed messages that came to their end.";
     RECOVERED = Counter "broker_recovered_messages_total", "Messages that were found by them.";
+    PANICS = Counter "broker_panics_total", "Panics in the task of one thread, which begins anew, by `task`.";
     SESSIONS = Gauge "broker_sessions", "Sessions there are.";
     JOURNAL_UNREAD = Gauge "broker_journal_unread", "Envelopes that wait to be read.";
     INBOX_OPEN = Gauge "broker_inbox_open", "Messages that wait for the agent, or of which it is not known whether it has them.";

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::files::SessionFiles;
 use super::registry::Letter;
 use super::statuses::{self, Wish};
-use super::{Shared, sender};
+use super::{Shared, sender, vital};
 use crate::access::SessionApi;
 use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, DeliverError, MessageId, OpKey, Person, ThreadKey};
@@ -78,12 +78,29 @@ pub(super) struct Hands {
     slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
 }
 
+/// Runs what a session waits for: should it panic, no answer ever comes, so the session begins anew.
+fn spawn(
+    shared: &Arc<Shared>,
+    key: &ThreadKey,
+    letters: &mpsc::Sender<Letter>,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let (key, letters) = (key.clone(), letters.clone());
+    shared.tasks.spawn(async move {
+        if !vital::ends(task, name, &key).await {
+            let _ = letters.send(Letter::Anew).await;
+        }
+    });
+}
+
 impl Hands {
     pub(super) fn new(shared: &Arc<Shared>, key: &ThreadKey, letters: mpsc::Sender<Letter>) -> Self {
         let (lane, jobs) = mpsc::unbounded_channel();
         let dropped = Arc::default();
         let lane_dropped = Arc::clone(&dropped);
-        shared.tasks.spawn(run_lane(Arc::clone(shared), key.clone(), letters.clone(), (jobs, lane_dropped)));
+        let worker = run_lane(Arc::clone(shared), key.clone(), letters.clone(), (jobs, lane_dropped));
+        spawn(shared, key, &letters, "agent", worker);
         Self {
             shared: Arc::clone(shared),
             key: key.clone(),
@@ -94,6 +111,11 @@ impl Hands {
             calls: Calls::default(),
             slot: Arc::default(),
         }
+    }
+
+    /// Runs what the session waits for.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        spawn(&self.shared, &self.key, &self.letters, name, task);
     }
 
     fn dropped(&self) -> MutexGuard<'_, BTreeSet<InputId>> {
@@ -121,11 +143,12 @@ impl Hands {
             }
             Effect::Backfill { row, before } => self.backfill(row, before),
             Effect::Fetch { row, files } => {
-                self.files.fetch(&self.shared, &self.letters, machine.workspace(), row, files)
+                let fetched = self.files.fetch(&self.shared, &self.letters, machine.workspace(), row, files);
+                self.spawn("files", fetched);
             }
             Effect::Interrupt { thread, turn } => {
                 let (runtime, letters) = (Arc::clone(&self.shared.parts.runtime), self.letters.clone());
-                self.shared.tasks.spawn(async move {
+                self.spawn("interrupt", async move {
                     let result = runtime.interrupt(&thread, &turn).await;
                     reply(&letters, SessionInput::Interrupted { turn, result }).await;
                 });
@@ -171,7 +194,7 @@ impl Hands {
         roots.extend(thread.and_then(|thread| self.shared.parts.runtime.images_folder(thread)));
         let copy = outgoing::folder(&settings.sessions_root).join(self.shared.parts.ids.next());
         let letters = self.letters.clone();
-        self.shared.tasks.spawn(async move {
+        self.spawn("file", async move {
             let path = pin.wish.path.clone();
             let pinned = tokio::task::spawn_blocking(move || outgoing::pin(&path, &workspace, &roots, &copy)).await;
             let failed = |error: tokio::task::JoinError| {
@@ -184,7 +207,7 @@ impl Hands {
 
     fn ask_slot(&self) {
         let (shared, letters, slot) = (Arc::clone(&self.shared), self.letters.clone(), Arc::clone(&self.slot));
-        self.shared.tasks.spawn(async move {
+        self.spawn("turn", async move {
             let permit = tokio::select! {
                 biased;
                 () = shared.ending.cancelled() => return,
@@ -243,7 +266,7 @@ impl Hands {
     fn backfill(&self, row: InputId, before: ChatTime) {
         let (shared, key, letters) = (Arc::clone(&self.shared), self.key.clone(), self.letters.clone());
         let limit = self.shared.around.initial_history;
-        self.shared.tasks.spawn(async move {
+        self.spawn("history", async move {
             let result = read_history(&shared, &key, before, limit).await;
             if let Err(reason) = &result {
                 tracing::warn!(session = %key, reason, "the earlier messages could not be read; the first one goes without");
@@ -350,6 +373,8 @@ async fn run_lane(
         let job = tokio::select! {
             biased;
             () = shared.ending.cancelled() => return,
+            // What a task that is no more has not handed over is given by the one that takes its place.
+            () = letters.closed() => return,
             job = jobs.recv() => job,
         };
         let Some(job) = job else { return };

@@ -48,7 +48,7 @@ impl Default for Files {
 pub(super) struct SessionFiles(Arc<Mutex<()>>);
 
 impl SessionFiles {
-    /// Begins to fetch files; the answer comes back as an input.
+    /// Fetches files; the answer comes back as an input.
     pub(super) fn fetch(
         &self,
         shared: &Arc<Shared>,
@@ -56,9 +56,9 @@ impl SessionFiles {
         workspace: PathBuf,
         row: InputId,
         files: Vec<(MessageId, FileRef)>,
-    ) {
+    ) -> impl Future<Output = ()> + Send + use<> {
         let (alone, letters, task) = (Arc::clone(&self.0), letters.clone(), Arc::clone(shared));
-        shared.tasks.spawn(async move {
+        async move {
             let fetched = async {
                 let _alone = alone.lock().await;
                 let deadline = Instant::now() + LIMIT;
@@ -82,7 +82,7 @@ impl SessionFiles {
                 () = letters.closed() => {}
                 files = fetched => reply(&letters, SessionInput::Fetched { row, files }).await,
             }
-        });
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::effects::Hands;
 use super::registry::{self, Call, Letter, Load};
-use super::{Shared, recovery, router};
+use super::{Shared, recovery, router, supervisor, vital};
 use crate::admission::Verdict;
 use crate::agent::AgentEvent;
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, LookupError, OpKey, Parsed, Person, PersonId, ThreadKey};
@@ -76,6 +76,8 @@ enum End {
     Quiet,
     /// The broker ends.
     Broker,
+    /// Something that it waits for has panicked.
+    Fallen,
     /// The rows are not what the machine believes them to be.
     Conflict,
 }
@@ -99,8 +101,12 @@ struct Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // However this task ends: what it did not settle is routed again.
+        // However this task ends: what it did not settle is routed again, and what it did not read too.
         self.shared.registry.let_go(self.unsettled.drain());
+        self.inbox.close();
+        while let Ok(letter) = self.inbox.try_recv() {
+            supervisor::unheard(&self.shared, letter);
+        }
     }
 }
 
@@ -125,7 +131,25 @@ pub(super) fn start(
         quiet_since: shared.parts.clock.now(),
         unsettled: HashSet::new(),
     };
-    shared.tasks.spawn(session.run());
+    let (tasks, shared) = (&shared.tasks, Arc::clone(shared));
+    tasks.spawn(async move {
+        let key = session.key.clone();
+        if vital::ends(session.run(), "session", &key).await {
+            return;
+        }
+        shared.registry.remove(&key, number);
+        rest(&shared, &key).await;
+    });
+}
+
+/// Leaves a session alone for a while whose task has panicked, then has it take up what is open in it.
+async fn rest(shared: &Arc<Shared>, key: &ThreadKey) {
+    let until = shared.registry.fell(key, shared.parts.clock.now());
+    tokio::select! {
+        biased;
+        () = shared.ending.cancelled() => {}
+        () = shared.parts.clock.sleep_until(until) => registry::wake(shared, key),
+    }
 }
 
 impl Session {
@@ -140,6 +164,10 @@ impl Session {
         self.shared.registry.remove(&self.key, self.number);
         match end {
             End::Broker => {}
+            End::Fallen => {
+                let (tasks, shared, key) = (&self.shared.tasks, Arc::clone(&self.shared), self.key.clone());
+                tasks.spawn(async move { rest(&shared, &key).await });
+            }
             End::Quiet => self.hand_over().await,
             End::Conflict => {
                 tracing::error!(session = %self.key, "the session's rows were changed by somebody else; it is loaded anew");
@@ -246,6 +274,7 @@ impl Session {
         }
         match letter {
             Letter::Wake => Ok(()),
+            Letter::Anew => Err(End::Fallen),
             Letter::Input(input) => self.steps(*input).await,
             Letter::Asked(input, answer) => {
                 self.step(*input).await?;

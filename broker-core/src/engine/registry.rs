@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{Shared, live};
+use super::{Shared, live, vital};
 use crate::agent::AgentThreadId;
 use crate::chat::{ConversationKey, ThreadKey};
+use crate::clock::Timestamp;
 use crate::sabotage::{Plant, planted};
 use crate::session::SessionInput;
 use crate::store::JournalId;
@@ -15,6 +17,9 @@ use crate::thread_tools::{ToolAnswer, ToolCommand};
 
 /// Inputs that may wait for one session. Messages over it stay in the journal and are read again later.
 const QUEUE: usize = 1024;
+
+/// A session that has not panicked for so long begins to count anew.
+const FORGIVEN: Duration = Duration::from_secs(10 * 60);
 
 /// Something for a live session.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub(super) enum Letter {
     Call(Box<Call>),
     /// Nothing but the wish that the session is live.
     Wake,
+    /// Something that the session waits for has panicked: it begins anew from its rows.
+    Anew,
 }
 
 /// A call of somebody beside the agent.
@@ -66,6 +73,8 @@ struct Inner {
     threads: HashMap<AgentThreadId, ThreadKey>,
     /// Journal rows that a session has and has not settled yet.
     in_flight: HashSet<JournalId>,
+    /// Sessions whose tasks have panicked: how often in a row, and until when they are left alone. Bounded by time.
+    resting: HashMap<ThreadKey, (u32, Timestamp)>,
     next: u64,
 }
 
@@ -165,15 +174,33 @@ impl Registry {
         }
     }
 
-    /// The way to a session, which is made live when it is not.
-    fn reach(shared: &Arc<Shared>, key: &ThreadKey) -> mpsc::Sender<Letter> {
+    #[cfg(test)]
+    pub(super) fn has_fallen(&self, key: &ThreadKey) -> bool {
+        self.inner().resting.contains_key(key)
+    }
+
+    /// Notes that a session has panicked. Gives the moment until which it is left alone.
+    pub(super) fn fell(&self, key: &ThreadKey, now: Timestamp) -> Timestamp {
+        let mut inner = self.inner();
+        inner.resting.retain(|_, (_, until)| until.plus(FORGIVEN) > now);
+        let panics = inner.resting.get(key).map_or(1, |(panics, _)| panics.saturating_add(1));
+        let until = now.plus(vital::rest(panics));
+        inner.resting.insert(key.clone(), (panics, until));
+        until
+    }
+
+    /// The way to a session, which is made live when it is not; absent while it is left alone.
+    fn reach(shared: &Arc<Shared>, key: &ThreadKey) -> Option<mpsc::Sender<Letter>> {
+        let now = shared.parts.clock.now();
         let mut inner = shared.registry.inner();
-        // A session that panicked has left its entry behind, with nobody at the other end.
+        if inner.resting.get(key).is_some_and(|(_, until)| *until > now) {
+            return None;
+        }
         if let Some(entry) = inner.live.get(key)
             && !entry.letters.is_closed()
             && !(planted(Plant::TwoOwners) && inner.next.is_multiple_of(2) && inner.next < 64)
         {
-            return entry.letters.clone();
+            return Some(entry.letters.clone());
         }
         let (letters, inbox) = mpsc::channel(QUEUE);
         let number = inner.next;
@@ -181,15 +208,16 @@ impl Registry {
         inner.live.insert(key.clone(), Entry { letters: letters.clone(), number, load: Load::Quiet });
         drop(inner);
         live::start(shared, key.clone(), number, inbox, letters.clone());
-        letters
+        Some(letters)
     }
 }
 
-/// Hands a letter to a session without waiting. Gives it back when the session's queue is full.
+/// Hands a letter to a session without waiting. Gives it back when the session's queue is full, or it is left alone.
 pub(super) fn try_send(shared: &Arc<Shared>, key: &ThreadKey, mut letter: Letter) -> Result<(), Letter> {
     // A session may end between the look-up and the hand-over: then there is a new one the next time.
     for _ in 0..8 {
-        match Registry::reach(shared, key).try_send(letter) {
+        let Some(letters) = Registry::reach(shared, key) else { return Err(letter) };
+        match letters.try_send(letter) {
             Ok(()) => return Ok(()),
             Err(mpsc::error::TrySendError::Full(back)) => return Err(back),
             Err(mpsc::error::TrySendError::Closed(back)) => letter = back,

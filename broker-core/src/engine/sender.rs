@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::Shared;
 use super::registry::{self, Letter};
+use super::{Shared, vital};
 use crate::chat::{ChatOp, ChatTime, DeliverError, OutContent, PartBody, ThreadKey};
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
@@ -63,17 +63,30 @@ impl Sender {
             tracing::warn!("a post is still on its way; the next broker looks it up");
         }
     }
+}
 
-    fn calling(&self, begins: bool) {
-        let mut lanes = self.lanes();
-        lanes.calling = if begins { lanes.calling + 1 } else { lanes.calling.saturating_sub(1) };
+/// A call that is under way, until it is dropped: also when it panics.
+struct Calling<'a>(&'a Sender);
+
+impl<'a> Calling<'a> {
+    fn begin(sender: &'a Sender) -> Self {
+        sender.lanes().calling += 1;
+        Self(sender)
+    }
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        let mut lanes = self.0.lanes();
+        lanes.calling = lanes.calling.saturating_sub(1);
         drop(lanes);
-        self.idle.notify_waiters();
+        self.0.idle.notify_waiters();
     }
 }
 
 /// Says that a thread has open parts.
 pub(super) fn wake(shared: &Arc<Shared>, thread: &ThreadKey) {
+    let tasks = &shared.tasks;
     let mut lanes = shared.sender.lanes();
     if let Some((dirty, notify)) = lanes.open.get_mut(thread) {
         *dirty = true;
@@ -83,7 +96,12 @@ pub(super) fn wake(shared: &Arc<Shared>, thread: &ThreadKey) {
     let notify = Arc::new(Notify::new());
     lanes.open.insert(thread.clone(), (false, Arc::clone(&notify)));
     drop(lanes);
-    shared.tasks.spawn(run(Arc::clone(shared), thread.clone(), notify));
+    let (shared, thread) = (Arc::clone(shared), thread.clone());
+    let task = async move {
+        vital::again(&shared, "sender", &thread, || run(Arc::clone(&shared), thread.clone(), Arc::clone(&notify)))
+            .await;
+    };
+    tasks.spawn(task);
 }
 
 /// Whether the lane may end; not when something was added meanwhile.
@@ -167,10 +185,11 @@ async fn send(shared: &Arc<Shared>, part: &PartRow) -> Result<bool, StoreError> 
     if !change(shared, part.state, &sending).await? {
         return Ok(false);
     }
-    shared.sender.calling(true);
     let op = ChatOp::Post { thread: part.thread.clone(), body: part.body.clone() };
-    let result = shared.parts.transport.perform(&part.id, &op).await;
-    shared.sender.calling(false);
+    let result = {
+        let _calling = Calling::begin(&shared.sender);
+        shared.parts.transport.perform(&part.id, &op).await
+    };
     report(shared, part, &result);
     let row = outbox::sent(&sending, &result, shared.parts.clock.now());
     let over = row.state == PartState::Sent;

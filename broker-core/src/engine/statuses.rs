@@ -9,8 +9,8 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::sync::Notify;
 
-use super::Shared;
 use super::registry::{self, Letter};
+use super::{Shared, vital};
 use crate::chat::{ChatCapabilities, ChatOp, ConversationKey, OpKey, ThreadKey};
 use crate::clock::Timestamp;
 use crate::session::SessionInput;
@@ -40,6 +40,8 @@ pub(super) struct Wish {
 struct Orders {
     wish: Option<Wish>,
     posted: bool,
+    /// Whether a task has begun with this.
+    begun: bool,
     notify: Arc<Notify>,
 }
 
@@ -76,6 +78,11 @@ impl Statuses {
 
     fn refusals(&self) -> MutexGuard<'_, LruCache<ConversationKey, (Way, Timestamp)>> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes().open.is_empty()
     }
 
     /// The broker has posted into a thread, which takes its status away.
@@ -132,10 +139,21 @@ pub(super) fn show(shared: &Arc<Shared>, thread: &ThreadKey, wish: &Wish) {
         return;
     }
     let notify = Arc::new(Notify::new());
-    let orders = Orders { wish: Some(wish.clone()), posted: false, notify: Arc::clone(&notify) };
+    let orders = Orders { wish: Some(wish.clone()), notify: Arc::clone(&notify), ..Orders::default() };
     lanes.open.insert(thread.clone(), orders);
     drop(lanes);
-    shared.tasks.spawn(run(Arc::clone(shared), thread.clone(), notify));
+    let (tasks, shared, thread) = (&shared.tasks, Arc::clone(shared), thread.clone());
+    tasks.spawn(async move {
+        let task = || async {
+            run(Arc::clone(&shared), thread.clone(), Arc::clone(&notify)).await;
+        };
+        vital::again(&shared, "status", &thread, task).await;
+    });
+}
+
+/// Notes that the thread's task begins; says whether an earlier one did not come to its end.
+fn take_fallen(shared: &Shared, thread: &ThreadKey) -> bool {
+    shared.statuses.lanes().open.get_mut(thread).is_some_and(|orders| std::mem::replace(&mut orders.begun, true))
 }
 
 /// Takes in what has changed.
@@ -174,6 +192,10 @@ async fn run(shared: Arc<Shared>, thread: ThreadKey, notify: Arc<Notify>) {
     let clock = Arc::clone(&shared.parts.clock);
     let mut line = StatusLine::new(shared.statuses.way(&conversation, clock.now()), clock.now());
     let mut generation = 0;
+    // One that panicked has left behind what stands there, and nobody knows what that is.
+    if take_fallen(&shared, &thread) {
+        line.distrust();
+    }
     while !shared.ending.is_cancelled() {
         take_orders(&shared, &thread, &mut line, &mut generation);
         let until = match line.next(clock.now()) {

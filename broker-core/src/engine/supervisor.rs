@@ -46,12 +46,29 @@ async fn hand_out(shared: &Arc<Shared>, event: AgentEvent) {
             let _ = letters.try_send(Letter::Input(Box::new(SessionInput::Agent(event))));
         }
         Some(letters) => {
-            let _ = letters.send(Letter::Input(Box::new(SessionInput::Agent(event)))).await;
+            if let Err(sent) = letters.send(Letter::Input(Box::new(SessionInput::Agent(event)))).await {
+                unheard(shared, sent.0);
+            }
         }
         None => {
             tracing::debug!(thread = %thread, "an event of a thread that has no live session");
             refuse(shared, event).await;
         }
+    }
+}
+
+/// A letter to a session that has ended without reading it: what was left in its queue, and what came after.
+pub(super) fn unheard(shared: &Arc<Shared>, letter: Letter) {
+    match letter {
+        Letter::Message(incoming) => shared.registry.let_go([incoming.journal]),
+        Letter::Input(input) => {
+            if let SessionInput::Agent(event) = *input {
+                let task = Arc::clone(shared);
+                shared.tasks.spawn(async move { refuse(&task, event).await });
+            }
+        }
+        // Whoever asked hears of it by the end of the channel.
+        Letter::Asked(..) | Letter::Call(_) | Letter::Wake | Letter::Anew => {}
     }
 }
 

@@ -459,7 +459,9 @@ impl SessionMachine {
         }
         self.given_in = None;
         self.forget_process();
-        if opened.running.is_some() && opened.running == self.record.running_turn {
+        // A process that has just begun runs nothing: this one has lived on.
+        if let Some(running) = &opened.running {
+            self.adopt(running, now, draft);
             self.expect_no_answer(draft);
             self.interrupt_stopped(now, draft);
             return;

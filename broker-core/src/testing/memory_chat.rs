@@ -40,6 +40,8 @@ pub enum Fault {
     Fail(DeliverError),
     /// It has its effect, and the answer is lost.
     LoseAnswer,
+    /// It has its effect, and then the transport itself breaks: the call panics.
+    Panic,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +58,7 @@ struct State {
     /// Threads on whose first message a reaction stands.
     reactions: Vec<(ThreadKey, String)>,
     status_faults: VecDeque<Fault>,
+    breaks_on: Option<String>,
     /// Every page of a thread that was asked for, in order.
     asked: Vec<(ThreadKey, Urgency)>,
     /// Files that were handed over, whether posted or not.
@@ -149,6 +152,11 @@ impl MemoryChat {
     /// Makes the next status or reaction go wrong, one fault each.
     pub fn fail_next_status(&self, fault: Fault) {
         self.state().status_faults.push_back(fault);
+    }
+
+    /// The next text that contains this breaks the rendering: it panics.
+    pub fn break_on(&self, text: &str) {
+        self.state().breaks_on = Some(text.to_owned());
     }
 
     /// Every status of the thread that was set, or taken away, in order.
@@ -357,6 +365,8 @@ impl ChatTransport for MemoryChat {
     }
 
     fn render(&self, text: &AgentText) -> Vec<PartBody> {
+        let breaks = self.state().breaks_on.take_if(|breaks_on| text.markdown().contains(breaks_on.as_str()));
+        assert!(breaks.is_none(), "as it was told to");
         let parts = crate::mrkdwn::render(text.markdown(), PART_CHARS, text.mentionable());
         parts.into_iter().map(|markup| PartBody::Text { markup }).collect()
     }
@@ -444,6 +454,7 @@ impl ChatTransport for MemoryChat {
         drop(state);
         self.tell();
         match fault {
+            Some(Fault::Panic) => panic!("as it was told to"),
             Some(_) => Err(DeliverError::Unknown { reason: "the answer was lost".to_owned() }),
             None => Ok(Receipt { message: done, file: uploaded }),
         }
