@@ -110,13 +110,19 @@ impl InOrder {
 
 /// Takes up rows that are unread and that no session has.
 async fn sweep_journal(shared: &Arc<Shared>) {
+    shared.registry.searching(true);
+    sweep_batches(shared).await;
+    shared.registry.searching(false);
+}
+
+async fn sweep_batches(shared: &Arc<Shared>) {
     let mut after = None;
     loop {
         match shared.parts.store.unread(after, BATCH).await {
             Ok(rows) => {
                 let Some(last) = rows.last() else { return };
                 after = Some(last.id);
-                for row in rows {
+                for row in rows.into_iter().filter(|row| !shared.registry.was_handled(row.id)) {
                     route(shared, row).await;
                 }
             }
