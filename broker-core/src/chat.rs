@@ -292,6 +292,15 @@ pub struct ChatMessage {
     /// The files that hang on it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub files: Vec<FileRef>,
+    /// What else hangs on it, in the platform's own markup: forwarded messages, previews of links, attachments of bots.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub attached: Vec<String>,
+    /// Whether its author has changed it.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub edited: bool,
+    /// Where people find it in a browser.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub permalink: Option<String>,
     /// Whether the conversation is shared with another organisation.
     #[serde(default)]
     pub externally_shared: bool,
@@ -537,6 +546,11 @@ pub trait ChatTransport: Send + Sync {
 
     /// The name of a conversation, where the platform has one and the broker may know it.
     async fn conversation_name(&self, conversation: &ConversationKey) -> Result<Option<String>, LookupError>;
+
+    /// What a conversation is about, as its members have written there, where the platform has that.
+    async fn conversation_topic(&self, _conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
+        Ok(None)
+    }
 
     /// How the link stands, now and from now on.
     fn health(&self) -> watch::Receiver<LinkHealth>;

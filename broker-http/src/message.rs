@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// A message as clients see it.
 pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
-    let ContextMessage { message, people } = known;
+    let ContextMessage { message, people, denied } = known;
     let person = |id: &str| people.iter().find(|person| person.id.as_str() == id);
     let (kind, user, bot, name) = match &message.author {
         Author::Person { id, .. } => ("user", Some(id.as_str()), None, None),
@@ -31,7 +31,11 @@ pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
         "senderUsername": name,
         "sender": user.and_then(person).map(shown_person),
         "text": message.text,
+        "attachments": message.attached,
         "files": files,
+        "edited": message.edited,
+        "permalink": message.permalink,
+        "mayInstruct": !denied && matches!(message.author, Author::Person { .. }),
         "mentionedUserIds": message.mentions,
         "mentionedUsers": mentioned,
     })

@@ -22,6 +22,8 @@ pub struct Identity {
     pub bot: String,
     /// The app's id, when `auth.test` says; events carry it anyway, as `api_app_id`.
     pub app: Option<String>,
+    /// Where the workspace is in a browser, such as `https://example.slack.com/`.
+    pub url: Option<String>,
 }
 
 impl Identity {
@@ -45,6 +47,7 @@ impl Identity {
             user: PersonId::new(user),
             bot,
             app: lenient::text(answer, "app_id").map(str::to_owned),
+            url: lenient::text(answer, "url").filter(|url| url.starts_with("https://")).map(str::to_owned),
         })
     }
 }

@@ -27,6 +27,7 @@
 //! ```
 
 mod api;
+mod attached;
 mod config;
 mod envelope;
 mod failure;

@@ -9,7 +9,7 @@ use broker_core::chat::{
 use serde_json::Value;
 
 use crate::identity::Identity;
-use crate::{lenient, text, ts};
+use crate::{attached, lenient, text, ts};
 
 /// Files taken from one message; Slack's own clients allow ten.
 const MAX_FILES: usize = 100;
@@ -84,10 +84,8 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
     let id = lenient::ts(message, "ts").or_else(|| lenient::ts(message, "event_ts")).ok_or("a message without a ts")?;
     let at = ts::time(&id).ok_or("a message without a ts")?;
     let author = author(message, frame).ok_or("a message without an author")?;
-    let mut body = lenient::written(message, "text");
-    if body.trim().is_empty() {
-        body = text::of_blocks(message);
-    }
+    let mut attached = attached::of(message);
+    let body = body(message, &author, &mut attached);
     let mentions = text::mentions(&body);
     let thread_root = lenient::ts(message, "thread_ts").filter(|root| *root != id).map(MessageId::new);
     Ok(ChatMessage {
@@ -96,6 +94,7 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
             conversation: ConversationId::new(conversation),
         },
         conversation_kind: kind(lenient::text(message, "channel_type").or(frame.channel_type), conversation),
+        permalink: permalink(frame.identity, conversation, &id, thread_root.as_ref()),
         id: MessageId::new(id),
         at,
         thread_root,
@@ -104,9 +103,37 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
         control_text: text::control(&body, &frame.identity.user),
         mentions,
         files: files(message),
+        attached,
+        edited: message.get("edited").is_some_and(Value::is_object),
         externally_shared: frame.shared.unwrap_or_else(|| lenient::flag(message, "is_ext_shared_channel")),
         text: body,
     })
+}
+
+/// What a message says. What people write stands in `text` as well as in blocks; of a bot's message `text` is often no more
+/// than the line of a notification.
+fn body(message: &Value, author: &Author, attached: &mut Vec<String>) -> String {
+    let (written, blocks) = (lenient::written(message, "text"), text::of_blocks(message));
+    if written.trim().is_empty() && blocks.is_empty() {
+        return std::mem::take(attached).join("\n");
+    }
+    if written.trim().is_empty() {
+        return blocks;
+    }
+    match author {
+        Author::Bot { .. } if text::says_all_of(&written, &blocks) => written,
+        Author::Bot { .. } if text::says_all_of(&blocks, &written) => blocks,
+        Author::Bot { .. } => format!("{written}\n{blocks}"),
+        _ => written,
+    }
+}
+
+/// Where a message is found in a browser
+/// (<https://docs.slack.dev/reference/methods/chat.getPermalink>; the form is stable, and asking would cost a call each).
+fn permalink(identity: &Identity, conversation: &str, id: &str, root: Option<&MessageId>) -> Option<String> {
+    let url = identity.url.as_deref()?.trim_end_matches('/');
+    let thread = root.map(|root| format!("?thread_ts={root}&cid={conversation}")).unwrap_or_default();
+    Some(format!("{url}/archives/{conversation}/p{}{thread}", id.replace('.', "")))
 }
 
 /// What kind of conversation it is: by `channel_type`, else by the first letter of its id.

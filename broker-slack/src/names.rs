@@ -18,7 +18,14 @@ const MAX: NonZeroUsize = match NonZeroUsize::new(1024) {
 const KEPT: Duration = Duration::from_secs(60 * 60);
 
 /// A name that is known, or being asked for: those who come meanwhile wait for the same answer. A failure is not kept.
-pub(crate) type Asked = Arc<OnceCell<Option<String>>>;
+pub(crate) type Asked = Arc<OnceCell<Known>>;
+
+/// What is known of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Known {
+    pub(crate) name: Option<String>,
+    pub(crate) topic: Option<String>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Names(Mutex<LruCache<String, (Instant, Asked)>>);
@@ -50,9 +57,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_name_is_asked_for_once_an_hour() {
         let names = Names::new();
-        let failed = names.of("C1").get_or_try_init(async || Err::<Option<String>, _>("no answer")).await.cloned();
+        let failed = names.of("C1").get_or_try_init(async || Err::<Known, _>("no answer")).await.cloned();
         assert_eq!(failed, Err("no answer"), "a failure is not remembered");
-        let general = || Some("general".to_owned());
+        let general = || Known { name: Some("general".to_owned()), topic: None };
         assert_eq!(names.of("C1").get_or_init(async || general()).await, &general());
         assert_eq!(names.of("C1").get(), Some(&general()));
         assert_eq!(names.of("C2").get(), None);

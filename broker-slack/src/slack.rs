@@ -23,7 +23,7 @@ use crate::config::{ConnectError, SlackConfig, mend};
 use crate::failure::Failure;
 use crate::identity::Identity;
 use crate::limiter::Priority;
-use crate::names::Names;
+use crate::names::{Known, Names};
 use crate::scopes::Granted;
 use crate::socket::Keeper;
 use crate::status::Board;
@@ -205,19 +205,33 @@ impl ChatTransport for Slack {
     }
 
     async fn conversation_name(&self, conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
+        Ok(self.conversation(conversation).await?.name)
+    }
+
+    async fn conversation_topic(&self, conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
+        Ok(self.conversation(conversation).await?.topic)
+    }
+
+    fn health(&self) -> watch::Receiver<LinkHealth> {
+        self.board.subscribe()
+    }
+}
+
+impl Slack {
+    /// What a conversation is called and is about.
+    async fn conversation(&self, conversation: &ConversationKey) -> Result<Known, LookupError> {
         let channel = conversation.conversation.as_str();
         let asked = self.names.of(channel);
         let ask = async || {
             let params = vec![("channel", Some(channel.to_owned()))];
             let answer = self.api.get(CONVERSATION_INFO, Priority::Status, &params).await?;
+            let channel = &answer["channel"];
             // A direct message has no name; its `user` is not one.
-            Ok::<_, LookupError>(lenient::text(&answer["channel"], "name").map(str::to_owned))
+            let name = lenient::text(channel, "name").map(str::to_owned);
+            let topic = channel.get("topic").and_then(|topic| lenient::text(topic, "value")).map(str::to_owned);
+            Ok::<_, LookupError>(Known { name, topic })
         };
         asked.get_or_try_init(ask).await.cloned()
-    }
-
-    fn health(&self) -> watch::Receiver<LinkHealth> {
-        self.board.subscribe()
     }
 }
 

@@ -60,47 +60,25 @@ fn tokens(text: &str) -> impl Iterator<Item = (std::ops::Range<usize>, &str)> {
 /// The longest text that is made of blocks, in bytes: a message that consists of blocks alone is a bot's, and context.
 const MAX_BLOCK_TEXT: usize = 64 * 1024;
 
-/// The plain text of a message that has blocks or attachments and no text of its own, as bots write them.
+/// The plain text of a message's blocks: all that there is of what many bots write.
 pub(crate) fn of_blocks(message: &Value) -> String {
     let mut out = String::new();
     for block in lenient::list(message, "blocks") {
         collect(block, &mut out);
         end_line(&mut out);
     }
-    for attachment in lenient::list(message, "attachments") {
-        if lenient::list(attachment, "blocks").is_empty() {
-            attachment_text(attachment, &mut out);
-        }
-        for block in lenient::list(attachment, "blocks") {
-            collect(block, &mut out);
-            end_line(&mut out);
-        }
-    }
     out.trim().to_owned()
 }
 
-/// An old-style attachment: its lines, or its fallback when it has none.
-fn attachment_text(attachment: &Value, out: &mut String) {
-    let before = out.len();
-    for name in ["pretext", "title", "text"] {
-        push(out, &lenient::written(attachment, name));
-        end_line(out);
-    }
-    for field in lenient::list(attachment, "fields") {
-        push(out, &lenient::written(field, "title"));
-        end_line(out);
-        push(out, &lenient::written(field, "value"));
-        end_line(out);
-    }
-    if out.len() == before {
-        push(out, &lenient::written(attachment, "fallback"));
-        end_line(out);
-    }
+/// Whether all that one text says stands in another, whatever marks and spaces lie between.
+pub(crate) fn says_all_of(text: &str, other: &str) -> bool {
+    let plain = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).collect::<String>();
+    plain(text).contains(&plain(other))
 }
 
 /// Walks one block or element. Unknown kinds are walked too: what they hold under the usual names is taken.
 /// The depth is bounded by the JSON parser, which refuses more than 128 levels.
-fn collect(node: &Value, out: &mut String) {
+pub(crate) fn collect(node: &Value, out: &mut String) {
     if out.len() >= MAX_BLOCK_TEXT {
         return;
     }
@@ -146,12 +124,12 @@ fn wrap(out: &mut String, before: &str, id: Option<&str>, after: &str) {
     }
 }
 
-fn push(out: &mut String, text: &str) {
+pub(crate) fn push(out: &mut String, text: &str) {
     let room = MAX_BLOCK_TEXT.saturating_sub(out.len());
     out.push_str(&text[..text.floor_char_boundary(room)]);
 }
 
-fn end_line(out: &mut String) {
+pub(crate) fn end_line(out: &mut String) {
     if !out.is_empty() && !out.ends_with('\n') {
         out.push('\n');
     }
@@ -192,7 +170,7 @@ mod tests {
             {"type": "section", "fields": [{"type": "mrkdwn", "text": "a"}, {"type": "mrkdwn", "text": "b"}]},
             {"type": "something_new", "text": 5},
             "odd"
-        ], "attachments": [{"fallback": "never mind"}, {"title": "T", "text": "body", "fallback": "no"}]});
-        assert_eq!(of_blocks(&message), "Build\nfailed for <@U1>:x:\na\nb\nnever mind\nT\nbody");
+        ]});
+        assert_eq!(of_blocks(&message), "Build\nfailed for <@U1>:x:\na\nb");
     }
 }

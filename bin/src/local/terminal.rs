@@ -214,6 +214,9 @@ fn message(entry: &Entry) -> ChatMessage {
         mentions_self: false,
         control_text: entry.text.trim().to_owned(),
         files: Vec::new(),
+        attached: Vec::new(),
+        edited: false,
+        permalink: None,
         externally_shared: false,
     }
 }

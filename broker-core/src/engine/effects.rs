@@ -8,10 +8,12 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::files::SessionFiles;
+use super::people::NAME_LIMIT;
 use super::registry::Letter;
 use super::statuses::{self, Wish};
 use super::{Shared, sender, vital};
 use crate::access::SessionApi;
+use crate::admission::{Policy, Verdict};
 use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, DeliverError, MessageId, OpKey, Person, ThreadKey};
 use crate::history::{self, Latest};
@@ -58,7 +60,7 @@ impl Calls {
 
 /// A call to the agent whose place in the order matters.
 enum Job {
-    Open { spec: Box<ThreadSpec>, known: Option<AgentThreadId> },
+    Open { spec: Box<ThreadSpec>, place: Box<Coordinates>, known: Option<AgentThreadId> },
     Submit { thread: AgentThreadId, input: AgentInput, overflow: Option<Overflow>, workspace: std::path::PathBuf },
     ReadFates { thread: AgentThreadId, ids: Vec<InputId> },
 }
@@ -131,8 +133,9 @@ impl Hands {
     pub(super) fn perform(&self, effect: Effect, machine: &SessionMachine) {
         match effect {
             Effect::Open { known } => {
-                let spec = Box::new(self.spec(machine));
-                let _ = self.lane.send(Job::Open { spec, known });
+                let (spec, place) = self.spec(machine);
+                let (spec, place) = (Box::new(spec), Box::new(place));
+                let _ = self.lane.send(Job::Open { spec, place, known });
             }
             Effect::Submit { thread, input, overflow } => {
                 let workspace = machine.workspace();
@@ -168,22 +171,25 @@ impl Hands {
         }
     }
 
-    fn spec(&self, machine: &SessionMachine) -> ThreadSpec {
+    /// What the agent's thread is opened with, and what it is told of its place.
+    fn spec(&self, machine: &SessionMachine) -> (ThreadSpec, Coordinates) {
         let record = machine.record();
         let workspace = machine.workspace();
-        let instructions = prompt::instructions(&Coordinates {
+        let place = Coordinates {
             thread: self.key.clone(),
             channel_name: record.channel_name.clone(),
+            channel_topic: None,
             kind: record.conversation_kind,
             workspace: workspace.clone(),
             repos_root: self.shared.settings.repos_root.clone(),
-        });
+        };
         let api = self.shared.settings.api.as_ref();
         let api = api.map(|api| SessionApi {
             base: api.base.clone(),
             token: api.key.token(&record.id, record.token_generation),
         });
-        ThreadSpec { session: self.key.clone(), workspace, instructions, tools: thread_tools::specs(), api }
+        let instructions = String::new();
+        (ThreadSpec { session: self.key.clone(), workspace, instructions, tools: thread_tools::specs(), api }, place)
     }
 
     /// Checks and copies a file; the answer comes back as an input.
@@ -349,9 +355,17 @@ async fn read_history(
     let with_people = |message: ChatMessage| {
         let ids: Vec<_> = people_of(&message).collect();
         let people: Vec<Person> = people.iter().filter(|person| ids.contains(&person.id)).cloned().collect();
-        ContextMessage { message, people }
+        let denied = is_denied(&shared.settings.policy, &message, &people);
+        ContextMessage { message, people, denied }
     };
     Ok((messages.into_iter().map(with_people).collect(), has_more))
+}
+
+/// Whether a message is known to be that of a person who may not instruct the agent.
+fn is_denied(policy: &Policy, message: &ChatMessage, people: &[Person]) -> bool {
+    let Author::Person { id, .. } = &message.author else { return false };
+    let author = people.iter().find(|person| person.id == *id);
+    author.is_some_and(|author| matches!(policy.judge(message, author), Verdict::Denied { .. }))
 }
 
 fn people_of(message: &ChatMessage) -> impl Iterator<Item = crate::chat::PersonId> {
@@ -400,10 +414,17 @@ fn is_dropped(job: &Job, last: bool, dropped: &Mutex<BTreeSet<InputId>>) -> bool
     is_dropped
 }
 
+/// What the conversation is about, if that can be had at once.
+async fn topic(shared: &Shared, key: &ThreadKey) -> Option<String> {
+    let conversation = key.conversation_key();
+    let topic = shared.parts.transport.conversation_topic(&conversation);
+    tokio::time::timeout(NAME_LIMIT, topic).await.ok().and_then(Result::ok).flatten()
+}
+
 async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> SessionInput {
     let runtime = &shared.parts.runtime;
     match job {
-        Job::Open { spec, known } => {
+        Job::Open { mut spec, mut place, known } => {
             if shared.settings.workspaces == Workspaces::OnDisk
                 && let Err(error) = workspace::prepare(&spec.workspace).await
             {
@@ -411,6 +432,8 @@ async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> SessionInput {
                     format!("the workspace cannot be made: {error}; check the disk and who owns SESSIONS_ROOT");
                 return SessionInput::Opened(Err(OpenError::Unavailable { reason }));
             }
+            place.channel_topic = topic(shared, key).await;
+            spec.instructions = prompt::instructions(&place);
             let result = runtime.open(&spec, known).await;
             match &result {
                 Ok(opened) => shared.registry.bind(&opened.thread, key),

@@ -26,6 +26,8 @@ pub(super) struct Someone {
     real_name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    may_not_instruct: bool,
 }
 
 impl Someone {
@@ -47,6 +49,7 @@ impl Someone {
                 person.and_then(|person| person.username.as_ref()),
                 &[display, real.map(|name| name.trim())],
             ),
+            may_not_instruct: false,
         }
     }
 
@@ -58,6 +61,7 @@ impl Someone {
             display_name: name.map(|name| cut(name, MAX_NAME).to_owned()),
             real_name: None,
             username: None,
+            may_not_instruct: false,
         };
         match author {
             Author::Person { id, .. } => Self { kind: Some("person"), ..Self::person(id, people) },
@@ -138,8 +142,15 @@ pub(super) struct Shown<'a> {
     text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     text_with_resolved_mentions: Option<String>,
+    /// As people see them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attachments: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     files: Vec<File<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    edited: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permalink: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     late: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,7 +165,9 @@ impl<'a> Shown<'a> {
     /// A message that only goes along; at most `most` characters of its text.
     pub(super) fn context(message: &'a ChatMessage, people: &[Person], (most, files): (usize, Files<'_>)) -> Self {
         let text = cut(&message.text, most);
-        let text_is_cut = text.len() < message.text.len();
+        let attached_is_cut = message.attached.iter().any(|attached| cut(attached, most).len() < attached.len());
+        let text_is_cut = text.len() < message.text.len() || attached_is_cut;
+        let attachments = message.attached.iter().map(|attached| resolved(cut(attached, most), people)).collect();
         let resolved = resolved(text, people);
         Self {
             source: None,
@@ -163,12 +176,21 @@ impl<'a> Shown<'a> {
             mentioned_users: Vec::new(),
             text,
             text_with_resolved_mentions: (resolved != text).then_some(resolved),
+            attachments,
             files: message.files.iter().map(|file| File::new(file, files)).collect(),
+            edited: message.edited,
+            permalink: None,
             late: false,
             remark: None,
             text_is_cut,
             whole_message_file: None,
         }
+    }
+
+    /// The same of somebody who may not instruct the agent.
+    pub(super) fn denied(mut self, denied: bool) -> Self {
+        self.sender.may_not_instruct = denied;
+        self
     }
 
     /// The message that is given; at most `most` characters of its text. `file` is where the whole of it stands.
@@ -187,6 +209,7 @@ impl<'a> Shown<'a> {
             }
         }
         shown.source = Some(source(message));
+        shown.permalink = message.permalink.as_deref();
         shown.mentioned_users = mentions.into_iter().map(|id| Someone::person(id, people)).collect();
         // Always there, so that the agent need not wonder which of the two to read. Not twice what is too long anyway.
         if !shown.text_is_cut && shown.text_with_resolved_mentions.is_none() {

@@ -98,7 +98,7 @@ impl SessionMachine {
 
     /// Remembers who wrote the earlier messages.
     pub(super) fn meet_earlier(&mut self, messages: &[ContextMessage]) {
-        for ContextMessage { message, people } in messages {
+        for ContextMessage { message, people, .. } in messages {
             let Author::Person { id: author, .. } = &message.author else { continue };
             for person in people.iter().filter(|person| person.id == *author) {
                 self.know(person);

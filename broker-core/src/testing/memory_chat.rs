@@ -336,6 +336,9 @@ fn message(
         mentions_self: text.contains(NAME),
         control_text: control_text(text),
         files: Vec::new(),
+        attached: Vec::new(),
+        edited: false,
+        permalink: None,
         externally_shared: false,
     }
 }

@@ -154,6 +154,9 @@ fn message(key: &ThreadKey, id: &str) -> ChatMessage {
         mentions_self: true,
         control_text: "-stop".to_owned(),
         files: vec![FileRef { id: "F1".to_owned(), name: None, media_type: None, size: Some(7), ..FileRef::default() }],
+        attached: Vec::new(),
+        edited: false,
+        permalink: None,
         externally_shared: true,
     }
 }
@@ -225,7 +228,8 @@ fn row(key: &ThreadKey, id: &str, place: &str, state: InboxState) -> InboxRow {
 
 /// A row of which every field is filled.
 fn full_row(key: &ThreadKey, id: &str, place: &str) -> InboxRow {
-    let context = ContextMessage { message: message(key, "1"), people: vec![person("U3", Standing::Bot)] };
+    let context =
+        ContextMessage { message: message(key, "1"), people: vec![person("U3", Standing::Bot)], denied: true };
     InboxRow {
         notice: Some("your turn was cut".to_owned()),
         people: vec![person("U1", Standing::Member), person("U2", Standing::External)],

@@ -445,6 +445,9 @@ fn write(
         mentions_self: mentions,
         control_text,
         files: Vec::new(),
+        attached: Vec::new(),
+        edited: false,
+        permalink: None,
         externally_shared: false,
     }
 }
@@ -462,6 +465,9 @@ fn own(micros: u64, thread: &ThreadKey, markup: &str) -> ChatMessage {
         mentions_self: false,
         control_text: markup.to_owned(),
         files: Vec::new(),
+        attached: Vec::new(),
+        edited: false,
+        permalink: None,
         externally_shared: false,
     }
 }

@@ -184,6 +184,27 @@ impl FakeSlack {
         self.add(channel, root, fields, true)
     }
 
+    /// Another bot writes something of which `text` is only a part: its blocks, its attachments.
+    pub fn bot_shows(&self, channel: &str, root: Option<&str>, text: &str, more: Value) -> String {
+        let (Value::Object(mut fields), Value::Object(more)) = (
+            json!({"bot_id": OTHER_BOT, "app_id": "A0OTHERBOT", "subtype": "bot_message", "username": "alerts", "text": text}),
+            more,
+        ) else {
+            unreachable!("objects were written")
+        };
+        fields.extend(more);
+        self.add(channel, root, fields, true)
+    }
+
+    /// Somebody writes, and more than text hangs on it: a forwarded message, the preview of a link.
+    pub fn shows(&self, channel: &str, root: Option<&str>, user: &str, text: &str, more: Value) -> String {
+        let mut fields = self.human(user, text);
+        if let Value::Object(more) = more {
+            fields.extend(more);
+        }
+        self.add(channel, root, fields, true)
+    }
+
     /// Somebody writes, and no event tells of it: Slack gave up delivering it, or a frame was lost.
     pub fn unheard(&self, channel: &str, root: Option<&str>, user: &str, text: &str) -> String {
         let fields = self.human(user, text);

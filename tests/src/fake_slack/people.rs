@@ -181,7 +181,7 @@ impl Channel {
             "is_ext_shared": self.shared,
             "is_member": self.member,
             "context_team_id": TEAM,
-            "topic": { "value": "", "creator": "", "last_set": 0 },
+            "topic": { "value": "Everything about the broker", "creator": "U0ALICE", "last_set": 1_449_709_280 },
             "purpose": { "value": "", "creator": "", "last_set": 0 },
             "num_members": 4
         })

@@ -37,6 +37,9 @@ pub(super) fn arrival(second: u64, text: &str, root: Option<&str>) -> Arrival {
         mentions_self: root.is_none(),
         control_text: text.to_owned(),
         files: Vec::new(),
+        attached: Vec::new(),
+        edited: false,
+        permalink: None,
         externally_shared: false,
     };
     Arrival { journal: None, message, people: Vec::new(), instructs: true }
