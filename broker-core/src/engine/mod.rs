@@ -290,6 +290,7 @@ impl Broker {
             let quiet = self.shared.parts.store.unread(None, 1).await?.is_empty()
                 && self.shared.registry.in_flight() == 0
                 && self.shared.registry.busy() == 0
+                && self.shared.registry.resting(self.shared.parts.clock.now()) == 0
                 && self.shared.parts.store.threads_with_parts().await?.is_empty();
             quiet_looks = if quiet { quiet_looks + 1 } else { 0 };
             self.shared.registry.changed().await;

@@ -73,9 +73,6 @@ struct Inner {
     threads: HashMap<AgentThreadId, ThreadKey>,
     /// Journal rows that a session has and has not settled yet.
     in_flight: HashSet<JournalId>,
-    /// While the journal is searched for unread rows: those that were let go meanwhile. What was read before that may say no
-    /// more what is so.
-    let_go: Option<HashSet<JournalId>>,
     /// Sessions whose tasks have panicked: how often in a row, and until when they are left alone. Bounded by time.
     resting: HashMap<ThreadKey, (u32, Timestamp)>,
     next: u64,
@@ -174,20 +171,12 @@ impl Registry {
         let mut inner = self.inner();
         for id in ids {
             inner.in_flight.remove(&id);
-            if let Some(let_go) = &mut inner.let_go {
-                let_go.insert(id);
-            }
         }
     }
 
-    /// A search of the journal begins, or ends.
-    pub(super) fn searching(&self, begins: bool) {
-        self.inner().let_go = begins.then(HashSet::new);
-    }
-
-    /// Whether a row that was unread when the search read it has been handled since. The next search looks again.
-    pub(super) fn was_handled(&self, id: JournalId) -> bool {
-        self.inner().let_go.as_ref().is_some_and(|let_go| let_go.contains(&id))
+    /// How many sessions are left alone at this moment.
+    pub(super) fn resting(&self, now: Timestamp) -> usize {
+        self.inner().resting.values().filter(|(_, until)| *until > now).count()
     }
 
     #[cfg(test)]
@@ -246,21 +235,4 @@ pub(super) fn try_send(shared: &Arc<Shared>, key: &ThreadKey, mut letter: Letter
 pub(super) fn wake(shared: &Arc<Shared>, key: &ThreadKey) {
     // A full queue means that the session is live.
     let _ = try_send(shared, key, Letter::Wake);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_row_that_was_settled_while_the_journal_is_searched_is_not_handled_a_second_time() {
-        let registry = Registry::default();
-        assert!(registry.take_in(JournalId(1)));
-        registry.searching(true);
-        // Here the search reads the row as unread; then its session settles it.
-        registry.let_go([JournalId(1)]);
-        assert!(registry.was_handled(JournalId(1)) && !registry.was_handled(JournalId(2)));
-        registry.searching(false);
-        assert!(!registry.was_handled(JournalId(1)), "if it is unread still, the next search takes it up");
-    }
 }

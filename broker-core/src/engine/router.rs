@@ -40,6 +40,8 @@ pub(super) fn start(shared: &Arc<Shared>) -> mpsc::Sender<JournalRow> {
         let mut prune = tokio::time::interval(PRUNE);
         prune.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut order = InOrder::default();
+        // The latest row that a search of the journal has read: what is not after it may have been handled by now.
+        let mut searched = None;
         loop {
             let patience = order.patience();
             tokio::select! {
@@ -53,11 +55,12 @@ pub(super) fn start(shared: &Arc<Shared>) -> mpsc::Sender<JournalRow> {
                 () = tokio::time::sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() => {
                     order.give_up();
                 }
-                _ = sweep.tick() => sweep_journal(&shared).await,
+                _ = sweep.tick() => searched = searched.max(sweep_journal(&shared).await),
                 _ = prune.tick() => drop(shared.tasks.spawn(prune_journal(Arc::clone(&shared)))),
             }
             while let Some(row) = order.pop() {
-                route(&shared, row).await;
+                let may_be_old = Some(row.id) <= searched;
+                route(&shared, row, may_be_old).await;
             }
         }
     });
@@ -108,25 +111,22 @@ impl InOrder {
     }
 }
 
-/// Takes up rows that are unread and that no session has.
-async fn sweep_journal(shared: &Arc<Shared>) {
-    shared.registry.searching(true);
-    sweep_batches(shared).await;
-    shared.registry.searching(false);
-}
-
-async fn sweep_batches(shared: &Arc<Shared>) {
+/// Takes up rows that are unread and that no session has. Gives the last one that it has read.
+async fn sweep_journal(shared: &Arc<Shared>) -> Option<JournalId> {
     let mut after = None;
     loop {
         match shared.parts.store.unread(after, BATCH).await {
             Ok(rows) => {
-                let Some(last) = rows.last() else { return };
+                let Some(last) = rows.last() else { return after };
                 after = Some(last.id);
-                for row in rows.into_iter().filter(|row| !shared.registry.was_handled(row.id)) {
-                    route(shared, row).await;
+                for row in rows {
+                    route(shared, row, true).await;
                 }
             }
-            Err(error) => return tracing::warn!(%error, "the journal could not be read"),
+            Err(error) => {
+                tracing::warn!(%error, "the journal could not be read");
+                return after;
+            }
         }
     }
 }
@@ -142,15 +142,32 @@ async fn prune_journal(shared: Arc<Shared>) {
 }
 
 /// Routes one row. A row that cannot be handled now stays unread, and the next sweep finds it.
-async fn route(shared: &Arc<Shared>, row: JournalRow) {
+///
+/// One that `may_be_old` was read a while ago and may have been settled since. Whoever settles a row lets it go after that, so
+/// the journal's word is believed once the row is taken in.
+pub(super) async fn route(shared: &Arc<Shared>, row: JournalRow, may_be_old: bool) {
     let id = row.id;
     if !shared.registry.take_in(id) {
         return;
     }
-    if let Err(error) = handle(shared, row).await {
+    let handled = match may_be_old {
+        true => match is_unread(shared, id).await {
+            Ok(true) => handle(shared, row).await,
+            Ok(false) => return shared.registry.let_go([id]),
+            Err(error) => Err(error),
+        },
+        false => handle(shared, row).await,
+    };
+    if let Err(error) = handled {
         tracing::warn!(%error, "a journal row could not be handled; it is tried again");
         shared.registry.let_go([id]);
     }
+}
+
+async fn is_unread(shared: &Shared, id: JournalId) -> Result<bool, StoreError> {
+    let before = id.0.checked_sub(1).map(JournalId);
+    let first = shared.parts.store.unread(before, 1).await?;
+    Ok(first.first().is_some_and(|row| row.id == id))
 }
 
 async fn handle(shared: &Arc<Shared>, row: JournalRow) -> Result<(), StoreError> {

@@ -59,6 +59,8 @@ struct State {
     reactions: Vec<(ThreadKey, String)>,
     status_faults: VecDeque<Fault>,
     breaks_on: Option<String>,
+    /// Nothing is answered, and nothing has an effect.
+    is_down: bool,
     /// Every page of a thread that was asked for, in order.
     asked: Vec<(ThreadKey, Urgency)>,
     /// Files that were handed over, whether posted or not.
@@ -152,6 +154,11 @@ impl MemoryChat {
     /// Makes the next status or reaction go wrong, one fault each.
     pub fn fail_next_status(&self, fault: Fault) {
         self.state().status_faults.push_back(fault);
+    }
+
+    /// From now on no operation and no look-up is answered, and none has an effect; or all is well again.
+    pub fn set_down(&self, is_down: bool) {
+        self.state().is_down = is_down;
     }
 
     /// The next text that contains this breaks the rendering: it panics.
@@ -406,6 +413,9 @@ impl ChatTransport for MemoryChat {
             ChatOp::Status { .. } | ChatOp::React { .. } => &mut state.status_faults,
         };
         let fault = faults.pop_front();
+        if state.is_down && fault.is_none() {
+            return Err(DeliverError::Unknown { reason: "http_503".to_owned() });
+        }
         if let Some(Fault::Fail(error)) = fault {
             return Err(error);
         }
@@ -465,6 +475,9 @@ impl ChatTransport for MemoryChat {
 
     async fn find(&self, thread: &ThreadKey, keys: &[OpKey], since: ChatTime) -> Result<Vec<Found>, HistoryError> {
         let state = self.state();
+        if state.is_down {
+            return Err(HistoryError::Unavailable { reason: "http_503".to_owned(), retry_after: None });
+        }
         let found = state.messages.iter().filter(|(message, _)| message.thread() == *thread && message.at >= since);
         Ok(found
             .filter_map(|(message, key)| {

@@ -69,6 +69,12 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
+    /// Every row of the journal, whatever became of it.
+    pub fn journal(&self) -> Vec<JournalRow> {
+        let state = self.state();
+        state.journal.iter().map(|(id, row)| JournalRow { id: *id, envelope: row.envelope.clone() }).collect()
+    }
+
     /// An empty store.
     pub fn new() -> Self {
         Self { state: Mutex::default(), health: watch::Sender::new(PartHealth::well()) }

@@ -101,6 +101,25 @@ async fn a_change_after_it_was_given_is_told_unless_that_is_switched_off() {
 }
 
 #[tokio::test]
+async fn a_change_that_was_read_as_unread_and_settled_since_is_not_told_again() {
+    let house = House::new(|_| finish("hello")).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker one");
+    house.posts(&thread, 1).await;
+    house.settled().await;
+    house.chat.edit(&thread.root, "@broker two");
+    house.until("it is told", |house| house.times_given("has changed it") == 1).await;
+    house.until("all is done", |house| house.broker().shared.registry.busy() == 0).await;
+    // What a search of the journal, or the link, had in hand while the session settled it.
+    let in_hand = house.store.journal().pop().unwrap();
+    assert!(house.store.unread(None, 10).await.unwrap().is_empty());
+    router::route(&house.broker().shared, in_hand, true).await;
+    house.settled().await;
+    house.until("all is done", |house| house.broker().shared.registry.busy() == 0).await;
+    assert_eq!(house.times_given("has changed it"), 1);
+    assert_eq!(house.broker().shared.registry.in_flight(), 0);
+}
+
+#[tokio::test]
 async fn a_change_or_a_deletion_that_overtakes_its_message_is_not_lost() {
     let house = House::new(|_| finish("hello")).await;
     house.first_pass().await;

@@ -22,6 +22,26 @@ impl Clock for Shifted {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_an_hour_loses_doubles_and_marks_nothing() {
+    // Whether the post has its effect, although nobody answers.
+    for stands in [true, false] {
+        let house = House::new(|_| finish("hello")).await;
+        if stands {
+            house.chat.fail_next(Fault::LoseAnswer);
+        }
+        house.chat.set_down(true);
+        let thread = house.chat.say("C1", None, "U1", "@broker hi");
+        house.until("it is in doubt", |house| house.times_given("hi") == 1 && house.counts().parts_open == 1).await;
+        house.clock.sleep_until(house.clock.now().plus(Duration::from_secs(60 * 60))).await;
+        assert_eq!(house.counts().parts_open, 1, "it waits, and nothing else has to be told");
+        house.chat.set_down(false);
+        house.clock.sleep_until(house.clock.now().plus(Duration::from_secs(3 * 60))).await;
+        assert_eq!(house.counts().parts_open, 0, "it does not wait for long after that");
+        assert_eq!(house.chat.posts(&thread), ["hello"], "the first one stands: {stands}");
+    }
+}
+
 #[tokio::test]
 async fn a_clock_that_jumps_between_two_brokers_holds_nothing_up_and_doubles_nothing() {
     for jump in [DAY, -DAY] {
