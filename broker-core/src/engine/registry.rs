@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -17,9 +16,6 @@ use crate::thread_tools::{ToolAnswer, ToolCommand};
 
 /// Inputs that may wait for one session. Messages over it stay in the journal and are read again later.
 const QUEUE: usize = 1024;
-
-/// A session that has not panicked for so long begins to count anew.
-const FORGIVEN: Duration = Duration::from_secs(10 * 60);
 
 /// Something for a live session.
 #[derive(Debug)]
@@ -187,7 +183,7 @@ impl Registry {
     /// Notes that a session has panicked. Gives the moment until which it is left alone.
     pub(super) fn fell(&self, key: &ThreadKey, now: Timestamp) -> Timestamp {
         let mut inner = self.inner();
-        inner.resting.retain(|_, (_, until)| until.plus(FORGIVEN) > now);
+        inner.resting.retain(|_, (_, until)| until.plus(vital::FORGIVEN) > now);
         let panics = inner.resting.get(key).map_or(1, |(panics, _)| panics.saturating_add(1));
         let until = now.plus(vital::rest(panics));
         inner.resting.insert(key.clone(), (panics, until));

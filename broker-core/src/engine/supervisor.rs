@@ -75,7 +75,10 @@ pub(super) fn unheard(shared: &Arc<Shared>, letter: Letter) {
 /// A tool call that nobody can take is refused, so that the agent does not wait for ever.
 async fn refuse(shared: &Arc<Shared>, event: AgentEvent) {
     if let AgentEvent::ToolCall { request, .. } = event {
-        let answer = AgentAnswer::Tool { success: false, text: "this thread has no session any more".to_owned() };
+        let answer = AgentAnswer::Tool {
+            success: false,
+            text: "the broker could not take this call just now; try again".to_owned(),
+        };
         if let Err(error) = shared.parts.runtime.answer(&request, answer).await {
             tracing::debug!(%error, "a tool call is over before its answer");
         }

@@ -14,6 +14,8 @@ use crate::telemetry;
 /// The wait before the task of a thread begins anew, doubled with each panic.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// After so long without a panic the wait is the first one again.
+pub(super) const FORGIVEN: Duration = Duration::from_secs(10 * 60);
 
 /// Runs a task that must not be missing. A panic is a fault of the broker; what was committed is safe, and the next broker
 /// goes on with it.
@@ -47,9 +49,15 @@ pub(super) async fn again<F>(shared: &Shared, name: &'static str, thread: &Threa
 where
     F: Future<Output = ()>,
 {
+    let clock = &shared.parts.clock;
     let mut panics = 0;
-    while !ends(task(), name, thread).await {
-        panics += 1;
+    loop {
+        let begun = clock.now();
+        if ends(task(), name, thread).await {
+            return;
+        }
+        // What went well for long begins to count anew.
+        panics = if clock.now().since(begun) > FORGIVEN { 1 } else { panics + 1 };
         tokio::select! {
             biased;
             () = shared.ending.cancelled() => return,
