@@ -147,8 +147,8 @@ pub(crate) enum Account {
     Unknown(Option<String>),
     /// The model's provider asks for none.
     NotNeeded,
-    /// Signed in; the kind (`apiKey`, `chatgpt`).
-    SignedIn(String),
+    /// Signed in; the kind (`apiKey`, `chatgpt`) and the plan, when it has one.
+    SignedIn { kind: String, plan: Option<String> },
     /// Nobody is signed in, and the provider asks for somebody.
     Missing,
 }
@@ -158,7 +158,10 @@ impl Account {
     pub(crate) fn of(answer: &Value) -> Self {
         let kind = answer["account"]["type"].as_str();
         match (kind, answer["requiresOpenaiAuth"].as_bool()) {
-            (Some(kind), _) => Self::SignedIn(kind.to_owned()),
+            (Some(kind), _) => {
+                let plan = answer["account"]["planType"].as_str().map(str::to_owned);
+                Self::SignedIn { kind: kind.to_owned(), plan }
+            }
             (None, Some(true)) => Self::Missing,
             (None, _) => Self::NotNeeded,
         }
@@ -256,6 +259,9 @@ mod tests {
         let answer = json!({"account": null, "requiresOpenaiAuth": false});
         assert_eq!(Account::of(&answer), Account::NotNeeded);
         let answer = json!({"account": {"type": "apiKey"}, "requiresOpenaiAuth": true});
-        assert_eq!(Account::of(&answer), Account::SignedIn("apiKey".to_owned()));
+        assert_eq!(Account::of(&answer), Account::SignedIn { kind: "apiKey".to_owned(), plan: None });
+        let answer = json!({"account": {"type": "chatgpt", "email": "a@example.org", "planType": "plus"}});
+        let plan = Some("plus".to_owned());
+        assert_eq!(Account::of(&answer), Account::SignedIn { kind: "chatgpt".to_owned(), plan });
     }
 }

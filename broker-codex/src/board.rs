@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use broker_core::agent::RuntimeHealth;
+use broker_core::agent::{AgentAccount, RuntimeHealth};
 use broker_core::clock::Timestamp;
 use broker_core::health::PartHealth;
 use tokio::sync::watch;
@@ -101,7 +101,7 @@ impl Facts {
         if let Some(at) = self.last_answer {
             health = health.with("last_answer_ms", at.as_millis());
         }
-        if let Account::SignedIn(kind) = &self.account {
+        if let Account::SignedIn { kind, .. } = &self.account {
             health = health.with("account", kind.as_str());
         }
         if let Stage::Waiting { again, .. } = &self.stage {
@@ -152,6 +152,14 @@ impl Board {
             differs
         });
         result
+    }
+
+    /// The account, as it was last read.
+    pub(crate) fn account(&self) -> Option<AgentAccount> {
+        match &self.facts.lock().unwrap_or_else(PoisonError::into_inner).account {
+            Account::SignedIn { kind, plan } => Some(AgentAccount { kind: kind.clone(), plan: plan.clone() }),
+            _ => None,
+        }
     }
 
     /// The health, now and from now on.

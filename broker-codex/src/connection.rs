@@ -145,7 +145,7 @@ impl Connection {
         for event in events {
             match self.events.try_send(event) {
                 Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-                Err(mpsc::error::TrySendError::Full(AgentEvent::Progress { .. })) => {}
+                Err(mpsc::error::TrySendError::Full(AgentEvent::Progress { .. } | AgentEvent::Usage { .. })) => {}
                 Err(mpsc::error::TrySendError::Full(event)) => {
                     self.rpc.set_stalled(true);
                     let _ = self.events.send(event).await;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use broker_core::agent::{Activity, AgentEvent, AgentThreadId, FailureCause, InputId, TurnId, TurnOutcome};
+use broker_core::agent::{Activity, AgentEvent, AgentThreadId, FailureCause, InputId, TokenUsage, TurnId, TurnOutcome};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -24,8 +24,8 @@ const MAX_UNDER_WAY: usize = 64;
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Notifications that nobody here reads; the app-server keeps them to itself.
-pub(crate) const NOT_WANTED: [&str; 4] =
-    ["turn/diff/updated", "thread/tokenUsage/updated", "thread/readState/changed", "account/rateLimits/updated"];
+pub(crate) const NOT_WANTED: [&str; 3] =
+    ["turn/diff/updated", "thread/readState/changed", "account/rateLimits/updated"];
 
 #[derive(Debug)]
 struct Turn {
@@ -117,6 +117,28 @@ struct ErrorNote {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
+struct UsageNote {
+    thread_id: String,
+    token_usage: Usage,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Usage {
+    last: Tokens,
+    total: Tokens,
+    #[serde(default)]
+    model_context_window: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Tokens {
+    total_tokens: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ItemNote {
     thread_id: String,
     turn_id: String,
@@ -184,6 +206,15 @@ impl Turns {
             _ if method.starts_with("item/") || method.starts_with("turn/") => {
                 let place: Place = serde_json::from_str(params)?;
                 Ok(place.turn_id.and_then(|turn| self.progress(&TurnId::new(turn), now)).into_iter().collect())
+            }
+            "thread/tokenUsage/updated" => {
+                let UsageNote { thread_id, token_usage } = serde_json::from_str(params)?;
+                let usage = TokenUsage {
+                    last: token_usage.last.total_tokens,
+                    total: token_usage.total.total_tokens,
+                    window: token_usage.model_context_window,
+                };
+                Ok(vec![AgentEvent::Usage { thread: AgentThreadId::new(thread_id), usage }])
             }
             "thread/closed" => {
                 let place: Place = serde_json::from_str(params)?;
@@ -441,6 +472,21 @@ mod tests {
             feed(&mut turns, &[("item/started", item("fileChange", &n.to_string()).as_str())]);
         }
         assert_eq!(turns.running[&turn()].under_way.len(), MAX_UNDER_WAY);
+    }
+
+    #[test]
+    fn tokens_are_counted_by_thread() {
+        // As Codex 0.169.0 writes them, the parts of each sum left out.
+        let note = r#"{"threadId":"th","turnId":"tu","tokenUsage":{"total":{"totalTokens":2100},
+            "last":{"totalTokens":1050},"modelContextWindow":258400}}"#;
+        let mut turns = Turns::default();
+        let read = turns.read("thread/tokenUsage/updated", note, Instant::now()).expect("as documented");
+        let usage = TokenUsage { last: 1050, total: 2100, window: Some(258_400) };
+        assert_eq!(read, [AgentEvent::Usage { thread: thread(), usage }]);
+        let note = note.replace(",\"modelContextWindow\":258400", "");
+        let read = turns.read("thread/tokenUsage/updated", &note, Instant::now()).expect("a window is not needed");
+        assert!(matches!(&read[..], [AgentEvent::Usage { usage: TokenUsage { window: None, .. }, .. }]));
+        assert!(turns.read("thread/tokenUsage/updated", "{}", Instant::now()).is_err());
     }
 
     #[test]

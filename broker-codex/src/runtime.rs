@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use broker_core::agent::{
-    AgentAnswer, AgentCapabilities, AgentEvent, AgentInput, AgentRuntime, AgentThreadId, AnswerError, Fate, InputId,
-    InterruptError, OpenError, Opened, ReadError, ReleaseError, RequestId, RuntimeHealth, SubmitError, Submitted,
-    ThreadSpec, TurnId,
+    AgentAccount, AgentAnswer, AgentCapabilities, AgentEvent, AgentInput, AgentRuntime, AgentThreadId, AnswerError,
+    Fate, InputId, InterruptError, OpenError, Opened, ReadError, ReleaseError, RequestId, RuntimeHealth, SubmitError,
+    Submitted, ThreadSpec, TurnId,
 };
 use broker_core::clock::Clock;
 use serde::Deserialize;
@@ -241,7 +241,7 @@ impl AgentRuntime for Codex {
         if let Some(turn) = &loaded.running {
             connection.found_running(&loaded.thread, turn);
         }
-        Ok(Opened { thread: loaded.thread, epoch: connection.epoch, running: loaded.running })
+        Ok(Opened { thread: loaded.thread, epoch: connection.epoch, running: loaded.running, model: loaded.model })
     }
 
     async fn submit(&self, thread: &AgentThreadId, input: &AgentInput) -> Result<Submitted, SubmitError> {
@@ -346,6 +346,10 @@ impl AgentRuntime for Codex {
 
     fn health(&self) -> watch::Receiver<RuntimeHealth> {
         self.board.watch()
+    }
+
+    fn account(&self) -> Option<AgentAccount> {
+        self.board.account()
     }
 
     async fn shutdown(&self, limit: Duration) {

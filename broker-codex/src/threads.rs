@@ -26,6 +26,8 @@ const WRITER_PAUSE: Duration = Duration::from_millis(200);
 struct Answer {
     thread: Thread,
     #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
     active_permission_profile: Option<ActiveProfile>,
     #[serde(default)]
     initial_turns_page: Option<TurnsPage>,
@@ -57,6 +59,7 @@ struct Turn {
 pub(crate) struct Loaded {
     pub(crate) thread: AgentThreadId,
     pub(crate) running: Option<TurnId>,
+    pub(crate) model: Option<String>,
     /// The permissions it runs under.
     pub(crate) permissions: Option<String>,
 }
@@ -93,6 +96,7 @@ pub(crate) async fn open(
     Ok(Loaded {
         thread: AgentThreadId::new(answer.thread.id),
         running: newest.filter(|turn| turn.status == "inProgress").map(|turn| TurnId::new(turn.id)),
+        model: answer.model,
         permissions: answer.active_permission_profile.map(|profile| profile.id),
     })
 }

@@ -74,6 +74,28 @@ pub struct Opened {
     pub epoch: Epoch,
     /// The turn that runs in it, when one does.
     pub running: Option<TurnId>,
+    /// The model that works in it, when the runtime says so.
+    pub model: Option<String>,
+}
+
+/// The tokens that a thread's model has taken, as the runtime counts them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenUsage {
+    /// Those of the last request: what stands in the model's context.
+    pub last: u64,
+    /// Those of all requests of the thread.
+    pub total: u64,
+    /// How many the model's context holds, when known.
+    pub window: Option<u64>,
+}
+
+/// The account that a runtime works with, as far as everybody may know of it: no name, and nothing secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentAccount {
+    /// Its kind, as the runtime calls it.
+    pub kind: String,
+    /// Its plan, when it has one.
+    pub plan: Option<String>,
 }
 
 /// Why a thread could not be opened.
@@ -351,6 +373,13 @@ pub enum AgentEvent {
         /// Its arguments, as the model wrote them: not validated.
         arguments: Value,
     },
+    /// The tokens of the thread were counted. Told to people who ask, kept nowhere: one that is lost is made good by the next.
+    Usage {
+        /// The thread.
+        thread: AgentThreadId,
+        /// The count.
+        usage: TokenUsage,
+    },
     /// A turn ended.
     TurnEnded {
         /// The thread.
@@ -372,6 +401,7 @@ impl AgentEvent {
             | Self::Progress { thread, .. }
             | Self::Doing { thread, .. }
             | Self::ToolCall { thread, .. }
+            | Self::Usage { thread, .. }
             | Self::TurnEnded { thread, .. } => Some(thread),
         }
     }
@@ -433,6 +463,11 @@ pub trait AgentRuntime: Send + Sync {
 
     /// How the runtime stands, now and from now on.
     fn health(&self) -> watch::Receiver<RuntimeHealth>;
+
+    /// The account that it works with, as last known; asks nobody.
+    fn account(&self) -> Option<AgentAccount> {
+        None
+    }
 
     /// Ends the runtime's process and everything that it started, within `limit`.
     async fn shutdown(&self, limit: Duration);

@@ -117,6 +117,7 @@ pub mod agent;
 pub mod attachments;
 pub mod chat;
 pub mod clock;
+pub mod command;
 pub mod engine;
 pub mod health;
 pub mod history;

@@ -185,7 +185,7 @@ impl AgentRuntime for ReleaseDesk {
         let entry = state.threads.entry(thread.clone()).or_default();
         entry.open = true;
         let running = entry.running.as_ref().map(|turn| turn.id.clone());
-        Ok(Opened { thread, epoch: EPOCH, running })
+        Ok(Opened { thread, epoch: EPOCH, running, model: None })
     }
 
     async fn submit(&self, thread: &AgentThreadId, input: &AgentInput) -> Result<Submitted, SubmitError> {

@@ -309,7 +309,7 @@ impl AgentRuntime for Demo {
         let entry = state.threads.entry(thread.clone()).or_default();
         entry.loaded = true;
         let running = entry.run.as_ref().map(|run| run.turn.clone());
-        Ok(Opened { thread, epoch: Epoch(1), running })
+        Ok(Opened { thread, epoch: Epoch(1), running, model: None })
     }
 
     async fn submit(&self, thread: &AgentThreadId, input: &AgentInput) -> Result<Submitted, SubmitError> {

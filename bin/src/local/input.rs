@@ -35,7 +35,7 @@ pub(super) enum Input {
 /// What can be typed.
 pub(super) const HELP: &str = "\
 Every line is a message to the agent; one that comes while the agent works joins the running turn.
-  -stop       stop what is running
+  -stop       stop what is running; -help names the other commands
   /new        begin a new thread with the next message
   /threads    list the threads
   /thread N   go on with thread N

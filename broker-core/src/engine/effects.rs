@@ -60,9 +60,25 @@ impl Calls {
 
 /// A call to the agent whose place in the order matters.
 enum Job {
-    Open { spec: Box<ThreadSpec>, place: Box<Coordinates>, known: Option<AgentThreadId> },
-    Submit { thread: AgentThreadId, input: AgentInput, overflow: Option<Overflow>, workspace: std::path::PathBuf },
-    ReadFates { thread: AgentThreadId, ids: Vec<InputId> },
+    Open {
+        spec: Box<ThreadSpec>,
+        place: Box<Coordinates>,
+        known: Option<AgentThreadId>,
+    },
+    Submit {
+        thread: AgentThreadId,
+        input: AgentInput,
+        overflow: Option<Overflow>,
+        workspace: std::path::PathBuf,
+    },
+    ReadFates {
+        thread: AgentThreadId,
+        ids: Vec<InputId>,
+    },
+    /// Behind what was on its way to the thread.
+    Leave {
+        thread: AgentThreadId,
+    },
 }
 
 /// Does what one session's steps ask for.
@@ -70,7 +86,8 @@ pub(super) struct Hands {
     shared: Arc<Shared>,
     key: ThreadKey,
     letters: mpsc::Sender<Letter>,
-    /// Unbounded as a type, bounded by the machine: one open, one read, and at most `MAX_IN_DOUBT` submits.
+    /// Unbounded as a type, bounded by the machine: one open, one read, one leave for each
+    /// conversation, and at most `MAX_IN_DOUBT` submits.
     lane: mpsc::UnboundedSender<Job>,
     /// Inputs whose submits are not made any more, should they wait in the lane. Emptied whenever nothing waits there.
     dropped: Arc<Mutex<BTreeSet<InputId>>>,
@@ -163,6 +180,9 @@ impl Hands {
             Effect::React { caller, name, on } => self.react(caller, name, on),
             Effect::AskSlot => self.ask_slot(),
             Effect::ReturnSlot => drop(self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()),
+            Effect::Leave { thread } => {
+                let _ = self.lane.send(Job::Leave { thread });
+            }
             Effect::DropSubmits { rows } => self.dropped().extend(rows),
             Effect::Status { text, distrust, generation } => {
                 statuses::show(&self.shared, &self.key, &Wish { text, distrust, generation });
@@ -400,7 +420,9 @@ async fn run_lane(
             () = shared.ending.cancelled() => return,
             answer = run_job(&shared, &key, job) => answer,
         };
-        reply(&letters, answer).await;
+        if let Some(answer) = answer {
+            reply(&letters, answer).await;
+        }
     }
 }
 
@@ -421,16 +443,16 @@ async fn topic(shared: &Shared, key: &ThreadKey) -> Option<String> {
     tokio::time::timeout(NAME_LIMIT, topic).await.ok().and_then(Result::ok).flatten()
 }
 
-async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> SessionInput {
+async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> Option<SessionInput> {
     let runtime = &shared.parts.runtime;
-    match job {
+    let answer = match job {
         Job::Open { mut spec, mut place, known } => {
             if shared.settings.workspaces == Workspaces::OnDisk
                 && let Err(error) = workspace::prepare(&spec.workspace).await
             {
                 let reason =
                     format!("the workspace cannot be made: {error}; check the disk and who owns SESSIONS_ROOT");
-                return SessionInput::Opened(Err(OpenError::Unavailable { reason }));
+                return Some(SessionInput::Opened(Err(OpenError::Unavailable { reason })));
             }
             place.channel_topic = topic(shared, key).await;
             spec.instructions = prompt::instructions(&place);
@@ -448,7 +470,7 @@ async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> SessionInput {
                 && let Err(error) = workspace::write_overflow(&workspace, &overflow).await
             {
                 let reason = format!("the long message could not be written into the workspace: {error}");
-                return SessionInput::Submitted { row, result: Err(SubmitError::Refused { reason }) };
+                return Some(SessionInput::Submitted { row, result: Err(SubmitError::Refused { reason }) });
             }
             let result = runtime.submit(&thread, &input).await;
             match &result {
@@ -466,5 +488,13 @@ async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> SessionInput {
             }
             SessionInput::Fates(result)
         }
-    }
+        Job::Leave { thread } => {
+            if let Err(error) = runtime.release(&thread).await {
+                tracing::debug!(session = %key, %error, "a thread that was left stays open");
+            }
+            shared.registry.unbind(&thread, key);
+            return None;
+        }
+    };
+    Some(answer)
 }

@@ -11,11 +11,12 @@ use tokio::sync::mpsc;
 
 use super::effects::Hands;
 use super::registry::{self, Call, Letter, Load};
-use super::{Shared, recovery, router, supervisor, vital};
+use super::{Shared, commands, recovery, router, supervisor, vital};
 use crate::admission::Verdict;
 use crate::agent::AgentEvent;
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, LookupError, OpKey, Parsed, Person, PersonId, ThreadKey};
 use crate::clock::Timestamp;
+use crate::command::Command;
 use crate::prompt;
 use crate::sabotage::{Plant, planted};
 use crate::session::{Arrival, Birth, NamedPost, PostFate, SessionInput, SessionMachine, Step};
@@ -43,8 +44,8 @@ pub(super) struct Incoming {
     pub(super) message: ChatMessage,
     /// Whether it may open a session.
     pub(super) opens: bool,
-    /// Whether it says `-stop`.
-    pub(super) stops: bool,
+    /// The command that it is. Of one that was changed it is read later.
+    pub(super) command: Option<Command>,
     /// Whether the search found it: it may have come in the ordinary way as well.
     pub(super) found: bool,
     /// What became of it.
@@ -92,8 +93,8 @@ struct Session {
     machine: Option<SessionMachine>,
     /// Messages whose authors are being looked up: in order, so that nobody overtakes anybody.
     admissions: FuturesOrdered<BoxFuture<'static, Admitted>>,
-    /// The same for `-stop`, which goes past the others.
-    stops: FuturesUnordered<BoxFuture<'static, Admitted>>,
+    /// The same for commands, which go past the others.
+    commands: FuturesUnordered<BoxFuture<'static, Admitted>>,
     quiet_since: Timestamp,
     /// Journal rows that this task has taken and not settled.
     unsettled: HashSet<JournalId>,
@@ -127,7 +128,7 @@ pub(super) fn start(
         fence: Fence::default(),
         machine: None,
         admissions: FuturesOrdered::new(),
-        stops: FuturesUnordered::new(),
+        commands: FuturesUnordered::new(),
         quiet_since: shared.parts.clock.now(),
         unsettled: HashSet::new(),
     };
@@ -238,7 +239,7 @@ impl Session {
             let result = tokio::select! {
                 biased;
                 () = self.shared.ending.cancelled() => return End::Broker,
-                Some(admitted) = self.stops.next(), if !self.stops.is_empty() => self.admitted(admitted).await,
+                Some(admitted) = self.commands.next(), if !self.commands.is_empty() => self.admitted(admitted).await,
                 Some(admitted) = self.admissions.next(), if !self.admissions.is_empty() => self.admitted(admitted).await,
                 letter = self.inbox.recv() => match letter {
                     Some(letter) => self.letter(letter).await,
@@ -255,7 +256,7 @@ impl Session {
 
     fn is_quiet(&self) -> bool {
         self.admissions.is_empty()
-            && self.stops.is_empty()
+            && self.commands.is_empty()
             && self.machine.as_ref().is_none_or(SessionMachine::is_quiet)
     }
 
@@ -291,11 +292,11 @@ impl Session {
             Letter::Message(incoming) => {
                 self.unsettled.insert(incoming.journal);
                 let names_channel = self.machine.is_none() && incoming.opens;
-                let stops = incoming.stops;
+                let is_command = incoming.command.is_some();
                 let admission = admit(Arc::clone(&self.shared), *incoming, names_channel).boxed();
-                // With nothing to go past, a stop must not overtake the message that it is meant for.
-                if stops && (self.machine.is_some() || self.admissions.is_empty()) {
-                    self.stops.push(admission);
+                // With nothing to go past, a command must not overtake the message that it is meant for.
+                if is_command && (self.machine.is_some() || self.admissions.is_empty()) {
+                    self.commands.push(admission);
                 } else {
                     self.admissions.push_back(admission);
                 }
@@ -330,7 +331,7 @@ impl Session {
     /// A message whose author is known: it becomes an input, or is settled.
     async fn admitted(&mut self, admitted: Admitted) -> Result<(), End> {
         let Admitted { incoming, people, verdict, channel_name } = admitted;
-        let Incoming { journal, message, opens, stops, found, change } = incoming;
+        let Incoming { journal, message, opens, command, found, change } = incoming;
         if let Verdict::Denied { reason } = verdict {
             // Of a message that was found in the history, or changed, nobody wants to hear any more.
             let young = self.shared.parts.clock.now().since(message.at.timestamp()) < DENIAL_TOLD;
@@ -349,12 +350,15 @@ impl Session {
             (Change::New, Some(_)) => {
                 self.settle(journal, JournalFate::Ignored { reason: "already in the inbox".to_owned() }).await
             }
-            (Change::New, None) => self.arrived(arrival, journal, (opens, stops, found), channel_name).await,
-            (Change::Edit, Some(known)) => self.step(SessionInput::Edited { arrival, known }).await,
+            (Change::New, None) => self.arrived(arrival, journal, (opens, command, found), channel_name).await,
+            (Change::Edit, Some(known)) => {
+                self.look_for(Command::read(&arrival.message)).await?;
+                self.step(SessionInput::Edited { arrival, known }).await
+            }
             // It overtook its message, or that never came. What is older than the session is none of its business.
             (Change::Edit, None) if self.is_of_session(&arrival.message) => {
-                let stops = router::is_stop(&arrival.message);
-                self.arrived(arrival, journal, (opens, stops, found), channel_name).await
+                let command = Command::read(&arrival.message);
+                self.arrived(arrival, journal, (opens, command, found), channel_name).await
             }
             (Change::Deletion, known) if self.machine.is_some() => {
                 let journal = Some(journal);
@@ -373,23 +377,35 @@ impl Session {
         &mut self,
         arrival: Arrival,
         journal: JournalId,
-        (opens, stops, found): (bool, bool, bool),
+        (opens, command, found): (bool, Option<Command>, bool),
         channel_name: Option<String>,
     ) -> Result<(), End> {
-        match (self.machine.is_some(), stops) {
-            (true, true) if arrival.instructs => self.step(SessionInput::Stop { arrival }).await,
-            (true, _) => self.step(SessionInput::Message(arrival)).await,
-            (false, true) => {
-                if !found {
-                    router::answer_stop(&self.shared, &arrival.message, false).await;
-                }
-                self.settle(journal, router::fate_of_stop(&arrival.message)).await
+        match (self.machine.is_some(), command) {
+            (true, Some(command)) if arrival.instructs => {
+                self.look_for(Some(command)).await?;
+                self.step(SessionInput::Command { arrival, command }).await
             }
-            (false, false) if opens && arrival.instructs => self.begin(arrival, channel_name).await,
-            (false, false) if opens => {
+            (true, _) => self.step(SessionInput::Message(arrival)).await,
+            (false, Some(command)) => {
+                let fate = commands::fate(command, &arrival.message);
+                if !found {
+                    commands::answer(&self.shared, &arrival.message, command).await;
+                }
+                self.settle(journal, fate).await
+            }
+            (false, None) if opens && arrival.instructs => self.begin(arrival, channel_name).await,
+            (false, None) if opens => {
                 self.settle(journal, JournalFate::Ignored { reason: "bots open nothing".to_owned() }).await
             }
-            (false, false) => self.settle(journal, JournalFate::Unrouted { thread: self.key.clone() }).await,
+            (false, None) => self.settle(journal, JournalFate::Unrouted { thread: self.key.clone() }).await,
+        }
+    }
+
+    /// Looks at the agent's runtime for a command that asks how it stands.
+    async fn look_for(&mut self, command: Option<Command>) -> Result<(), End> {
+        match command {
+            Some(Command::Status) => self.step(SessionInput::Seen(commands::seen(&self.shared))).await,
+            _ => Ok(()),
         }
     }
 
@@ -462,9 +478,9 @@ impl Session {
             });
         } else {
             self.unsettled.insert(row.id);
-            let (stops, found) =
-                (change == Change::New && router::is_stop(&message), recovery::is_found(&row.envelope));
-            let incoming = Incoming { journal: row.id, message: *message, opens: false, stops, found, change };
+            let command = Command::read(&message).filter(|_| change == Change::New);
+            let found = recovery::is_found(&row.envelope);
+            let incoming = Incoming { journal: row.id, message: *message, opens: false, command, found, change };
             self.admissions.push_back(admit(Arc::clone(&self.shared), incoming, false).boxed());
         }
     }

@@ -153,6 +153,14 @@ impl Registry {
         self.inner().threads.insert(thread.clone(), key.clone());
     }
 
+    /// The session listens to a thread no longer.
+    pub(super) fn unbind(&self, thread: &AgentThreadId, key: &ThreadKey) {
+        let mut inner = self.inner();
+        if inner.threads.get(thread) == Some(key) {
+            inner.threads.remove(thread);
+        }
+    }
+
     pub(super) fn session_of(&self, thread: &AgentThreadId) -> Option<ThreadKey> {
         self.inner().threads.get(thread).cloned()
     }

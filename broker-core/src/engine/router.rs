@@ -10,10 +10,9 @@ use tokio::time::Instant;
 
 use super::live::Change;
 use super::registry::{self, Letter};
-use super::{Shared, live, recovery, vital};
-use crate::chat::{ChatMessage, ChatOp, ConversationKind, OpKey, Parsed, PartBody, ThreadKey};
-use crate::prompt;
-use crate::session::{STOP, SessionInput};
+use super::{Shared, commands, live, recovery, vital};
+use crate::chat::{ChatMessage, ConversationKind, Parsed, ThreadKey};
+use crate::command::Command;
 use crate::store::{JournalFate, JournalId, JournalRow, Old, StoreError};
 
 /// Rows that may wait for the router; over it they are found in the journal.
@@ -174,8 +173,8 @@ async fn handle(shared: &Arc<Shared>, row: JournalRow) -> Result<(), StoreError>
     match parse(shared, &row) {
         Parsed::Message(message) => {
             let found = recovery::is_found(&row.envelope);
-            if message.control_text == STOP && recovery::is_stale(&row.envelope, &message) {
-                let reason = "a stop that was found too late".to_owned();
+            if Command::read(&message).is_some() && recovery::is_stale(&row.envelope, &message) {
+                let reason = "a command that was found too late".to_owned();
                 return settle(shared, row.id, JournalFate::Ignored { reason }).await;
             }
             dispatch(shared, row.id, *message, found).await
@@ -209,16 +208,16 @@ pub(super) async fn settle(shared: &Shared, id: JournalId, fate: JournalFate) ->
 /// Hands a message to its session. One that was `found` may have come in the ordinary way as well.
 async fn dispatch(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, found: bool) -> Result<(), StoreError> {
     let key = message.thread();
-    let stops = is_stop(&message);
+    let command = Command::read(&message);
     let direct = message.conversation_kind == ConversationKind::Direct;
     let has_session = shared.registry.is_live(&key) || shared.parts.store.session(&key).await?.is_some();
-    let opens = !stops && (direct || message.mentions_self);
-    if stops && !has_session {
+    let opens = command.is_none() && (direct || message.mentions_self);
+    if let Some(command) = command.filter(|_| !has_session) {
         // It leaves no row by which the other could be known, so it is answered to one of the two alone.
         if found {
-            return settle(shared, id, JournalFate::Ignored { reason: "a stop of nothing".to_owned() }).await;
+            return settle(shared, id, JournalFate::Ignored { reason: "a command to nobody".to_owned() }).await;
         }
-        return stop_without_session(shared, id, message).await;
+        return commands::without_session(shared, id, message, command).await;
     }
     if !has_session && !opens {
         let fate = match message.thread_root {
@@ -227,7 +226,7 @@ async fn dispatch(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, fou
         };
         return settle(shared, id, fate).await;
     }
-    let incoming = live::Incoming { journal: id, message, opens, stops, found, change: Change::New };
+    let incoming = live::Incoming { journal: id, message, opens, command, found, change: Change::New };
     send(shared, &key, incoming);
     Ok(())
 }
@@ -239,8 +238,8 @@ async fn amend(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, change
     let has_session = shared.registry.is_live(&key) || shared.parts.store.session(&key).await?.is_some();
     let direct = message.conversation_kind == ConversationKind::Direct;
     let young = shared.parts.clock.now().since(message.at.timestamp()) < live::UNROUTED_KEPT;
-    let stops = message.control_text == STOP;
-    let opens = change == Change::Edit && young && !stops && (direct || message.mentions_self);
+    let is_command = Command::read(&message).is_some();
+    let opens = change == Change::Edit && young && !is_command && (direct || message.mentions_self);
     if !has_session && !opens {
         let fate = match young {
             true => JournalFate::Unrouted { thread: key },
@@ -248,7 +247,7 @@ async fn amend(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, change
         };
         return settle(shared, id, fate).await;
     }
-    send(shared, &key, live::Incoming { journal: id, message, opens, stops: false, found: false, change });
+    send(shared, &key, live::Incoming { journal: id, message, opens, command: None, found: false, change });
     Ok(())
 }
 
@@ -257,80 +256,6 @@ fn send(shared: &Arc<Shared>, key: &ThreadKey, incoming: live::Incoming) {
     let letter = Letter::Message(Box::new(incoming));
     if registry::try_send(shared, key, letter).is_err() {
         shared.registry.let_go([id]);
-    }
-}
-
-/// `-stop` where there is no session: at the top level of a direct message it is meant for every run in it.
-async fn stop_without_session(shared: &Arc<Shared>, id: JournalId, message: ChatMessage) -> Result<(), StoreError> {
-    let for_us = message.conversation_kind == ConversationKind::Direct || message.mentions_self;
-    if !for_us {
-        let fate = match fate_of_stop(&message) {
-            JournalFate::Done => JournalFate::Ignored { reason: "not for the broker".to_owned() },
-            waits => waits,
-        };
-        return settle(shared, id, fate).await;
-    }
-    let top_of_direct = message.conversation_kind == ConversationKind::Direct && message.thread_root.is_none();
-    let mut busy = Vec::new();
-    if top_of_direct {
-        busy = shared.parts.store.busy_sessions_in(&message.conversation).await?;
-        // Messages whose authors are still being looked up are in no row yet.
-        busy.extend(shared.registry.busy_in(&message.conversation));
-        busy.sort();
-        busy.dedup();
-    }
-    let shared_task = Arc::clone(shared);
-    // The author has to be looked up first, which must not hold up other threads.
-    shared.tasks.spawn(async move {
-        let shared = shared_task;
-        if let Some(reason) = live::denied(&shared, &message).await {
-            live::tell_denied(&shared, &message, reason).await;
-            if let Err(error) = settle(&shared, id, JournalFate::Denied { reason: reason.to_owned() }).await {
-                tracing::warn!(%error, "a journal row could not be settled");
-                shared.registry.let_go([id]);
-            }
-            return;
-        }
-        if let Err(error) = settle(&shared, id, fate_of_stop(&message)).await {
-            tracing::warn!(%error, "a stop could not be settled; it is tried again");
-            return shared.registry.let_go([id]);
-        }
-        let any = stop_all(&shared, &busy, &message);
-        answer_stop(&shared, &message, any).await;
-    });
-    Ok(())
-}
-
-/// What becomes of a `-stop` in a thread without a session: it may have overtaken the message that it is meant for.
-pub(super) fn fate_of_stop(message: &ChatMessage) -> JournalFate {
-    match message.thread_root {
-        Some(_) => JournalFate::Unrouted { thread: message.thread() },
-        None => JournalFate::Done,
-    }
-}
-
-/// Whether a message is a `-stop`.
-pub(super) fn is_stop(message: &ChatMessage) -> bool {
-    message.files.is_empty() && message.control_text == STOP
-}
-
-fn stop_all(shared: &Arc<Shared>, busy: &[ThreadKey], message: &ChatMessage) -> bool {
-    let mut any = false;
-    for key in busy {
-        let letter = Letter::Input(Box::new(SessionInput::StopElsewhere { at: message.at }));
-        any |= registry::try_send(shared, key, letter).is_ok();
-    }
-    any
-}
-
-/// The answer to a `-stop` outside of any session. At most once: there is no session whose outbox could keep it.
-pub(super) async fn answer_stop(shared: &Shared, message: &ChatMessage, any: bool) {
-    let thread = message.thread();
-    let text = if any { prompt::STOPPED } else { prompt::NOTHING_TO_STOP };
-    let op = ChatOp::Post { thread, body: PartBody::Text { markup: text.to_owned() } };
-    let key = OpKey::new(shared.parts.ids.next());
-    if let Err(error) = shared.parts.transport.perform(&key, &op).await {
-        tracing::warn!(%error, "the answer to a stop was not delivered");
     }
 }
 

@@ -42,7 +42,9 @@ async fn hand_out(shared: &Arc<Shared>, event: AgentEvent) {
     let letters = shared.registry.session_of(thread).and_then(|key| shared.registry.letters(&key));
     match letters {
         // A session that is far behind needs no more signs of life.
-        Some(letters) if matches!(event, AgentEvent::Progress { .. } | AgentEvent::Doing { .. }) => {
+        Some(letters)
+            if matches!(event, AgentEvent::Progress { .. } | AgentEvent::Doing { .. } | AgentEvent::Usage { .. }) =>
+        {
             let _ = letters.try_send(Letter::Input(Box::new(SessionInput::Agent(event))));
         }
         Some(letters) => {

@@ -580,3 +580,47 @@ async fn restarts_of_the_agent_keep_no_session_from_being_put_away() {
     };
     tokio::time::timeout(LIMIT, put_away).await.expect("it is quiet, whatever becomes of processes");
 }
+
+#[tokio::test]
+async fn commands_open_no_session_and_are_answered_by_those_who_may() {
+    let house = House::new(|_| vec![Act::Finish(Some("done".to_owned()))]).await;
+    for (text, part) in [
+        ("@broker -help", "`-status` shows"),
+        ("@broker -Status", "no conversation with the agent in this thread yet"),
+        ("@broker -new", "the next message begins one"),
+        ("@broker --retry", "nothing to retry"),
+    ] {
+        let thread = house.chat.say("C1", None, "U1", text);
+        let posts = house.posts(&thread, 1).await;
+        assert!(posts[0].contains(part), "{text}: {posts:?}");
+    }
+    house.chat.say("C1", None, "U1", "-help");
+    let direct = house.chat.say("D1", None, "U1", "-status");
+    assert!(house.posts(&direct, 1).await[0].contains("Nothing runs in this conversation"));
+    assert_eq!(house.agent.opened_with().len(), 0);
+    let word = house.chat.say("C1", None, "U1", "@broker -foo");
+    assert_eq!(house.posts(&word, 1).await, ["done"]);
+    assert_eq!(house.times_given("-foo"), 1);
+    assert_eq!(house.times_given("-help"), 0);
+}
+
+#[tokio::test]
+async fn a_new_conversation_begins_in_another_thread_of_the_agent_with_the_earlier_messages() {
+    let house = House::new(|_| vec![Act::Pause, Act::Finish(Some("done".to_owned()))]).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker remember the word plum");
+    house.until("the turn runs", |house| house.agent.given().len() == 1).await;
+    house.chat.say("C1", Some(&thread.root), "U1", "-status");
+    assert!(house.posts(&thread, 1).await[0].contains("Run: running for"));
+    house.chat.say("C1", Some(&thread.root), "U1", "-new");
+    assert!(house.posts(&thread, 2).await[1].starts_with(prompt::STOPPED));
+    house.chat.say("C1", Some(&thread.root), "U1", "go on");
+    house.until("the message is given", |house| house.agent.given().len() == 2).await;
+    let given = house.agent.given();
+    assert!(given[1].text.contains("go on") && given[1].text.contains("the word plum"), "{}", given[1].text);
+    let opened = house.agent.opened_with();
+    assert_eq!(opened.len(), 2);
+    assert_eq!(opened[0].workspace, opened[1].workspace);
+    house.agent.resume();
+    assert_eq!(house.posts(&thread, 3).await[2], "done");
+    assert_eq!(house.agent.given().len(), 2, "a command is not a message");
+}

@@ -6,9 +6,11 @@
 //! | `message` | a person's message, with what goes along, as the agent gets it |
 //! | `block` | messages as JSON inside a fence that no text can close |
 //! | `mentions` | a text as people see it |
+//! | `commands` | what the broker answers to commands of people |
 //! | `notices` | what the broker says for itself, to people and to the agent |
 
 mod block;
+mod commands;
 mod instructions;
 mod mentions;
 mod message;
@@ -16,6 +18,10 @@ mod notices;
 #[cfg(test)]
 mod tests;
 
+pub use commands::{
+    BEGUN_ANEW, NEW_CAME_LATE, NO_SESSION, NOTHING_TO_RENEW, NOTHING_TO_RETRY, Reach, Run, Standing, help, retried,
+    status, status_of_conversation,
+};
 pub use instructions::{Coordinates, instructions};
 pub use message::{Composed, MAX_PROMPT, Overflow, history, message};
 pub use notices::{

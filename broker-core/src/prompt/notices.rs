@@ -167,7 +167,7 @@ pub fn denied(why: &str) -> String {
 }
 
 /// A reason from elsewhere, fit to stand in a sentence: one line, not too long.
-fn reason(text: &str) -> String {
+pub(super) fn reason(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(MAX_REASON) {
         Some((end, _)) => format!("{}…", &line[..end]),

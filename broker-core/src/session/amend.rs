@@ -4,19 +4,19 @@
 //! own and a deletion comes too late.
 
 use super::machine::Draft;
-use super::{Arrival, STOP, SessionMachine};
+use super::{Arrival, SessionMachine};
 use crate::agent::InputId;
 use crate::chat::{ChatMessage, ChatTime, MessageId};
 use crate::clock::Timestamp;
-use crate::store::{InboxKind, InboxRow, InboxState, JournalId, KnownMessage, PostKind};
+use crate::command::Command;
+use crate::store::{InboxKind, InboxRow, InboxState, JournalId, KnownMessage};
 
 impl SessionMachine {
     /// A message that is in the inbox was changed by its author.
     pub(super) fn edited(&mut self, arrival: Arrival, known: KnownMessage, now: Timestamp, draft: &mut Draft) {
         draft.read.extend(arrival.journal);
-        // Whoever makes a `-stop` of a message means a stop.
-        if arrival.instructs && arrival.message.files.is_empty() && arrival.message.control_text == STOP {
-            return self.edited_to_stop(&arrival.message, now, draft);
+        if let Some(command) = Command::read(&arrival.message).filter(|_| arrival.instructs) {
+            return self.edited_to_command(command, &arrival.message, known, now, draft);
         }
         let id = arrival.message.id.clone();
         if let Some(index) = self.parked.iter().position(|row| is(row, &id)) {
@@ -62,14 +62,6 @@ impl SessionMachine {
         };
         draft.row(&row);
         self.insert(row);
-    }
-
-    fn edited_to_stop(&mut self, message: &ChatMessage, now: Timestamp, draft: &mut Draft) {
-        // Up to everything that is known: the broker's clock says nothing of what comes next.
-        let known = self.inbox.iter().filter(|row| row.kind == InboxKind::Message).map(|row| row.at);
-        let newest = known.chain([message.at, self.newest_given]).max().unwrap_or_default();
-        let stopped = self.cancel_all(newest.plus_one(), now, draft);
-        self.post(PostKind::Notice, stopped.notice(), now, draft);
     }
 
     /// A message was deleted. `known` is absent for one that never came in.

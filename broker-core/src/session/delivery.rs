@@ -65,7 +65,10 @@ impl SessionMachine {
 
     /// Whether a row may be given now. While a turn is being stopped, whatever is given would be stopped with it.
     pub(super) fn may_give(&self) -> bool {
-        self.settling.is_none() && self.interrupting.is_none() && self.stop_until.is_none()
+        self.settling.is_none()
+            && self.interrupting.is_none()
+            && self.stop_until.is_none()
+            && self.knowledge.leaving.is_none()
     }
 
     /// Gives the rows that wait, smallest place first. A row that cannot be given yet holds up those behind it.
@@ -441,11 +444,13 @@ impl SessionMachine {
 
     fn open_succeeded(&mut self, opened: Opened, now: Timestamp, draft: &mut Draft) {
         let known = self.record.agent_thread.as_ref() == Some(&opened.thread);
-        if !known {
+        // One that is being left was forgotten already.
+        if !known && self.knowledge.leaving.is_none() {
             self.record.agent_thread = Some(opened.thread.clone());
             self.record.agent_confirmed = false;
             draft.record = true;
         }
+        self.knowledge.model = opened.model;
         let new_process = self.given_in != Some(opened.epoch);
         self.link = Link::Open { thread: opened.thread, epoch: opened.epoch };
         self.progress_at = now;

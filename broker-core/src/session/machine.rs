@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::commands::Knowledge;
 use super::delivery::FORGOTTEN_AFTER;
 use super::presence::Showing;
 use super::slot::Slot;
@@ -129,6 +130,7 @@ pub struct SessionMachine {
     pub(super) progress_at: Timestamp,
     pub(super) slot: Slot,
     pub(super) showing: Showing,
+    pub(super) knowledge: Knowledge,
 }
 
 /// What one input changes, collected while it is handled.
@@ -256,6 +258,7 @@ impl SessionMachine {
             progress_at: now,
             slot: Slot::None,
             showing: Showing::default(),
+            knowledge: Knowledge::default(),
         }
     }
 
@@ -308,6 +311,7 @@ impl SessionMachine {
     pub fn handle(&mut self, input: SessionInput, now: Timestamp) -> Step {
         let mut draft = Draft::default();
         self.dispatch(input, now, &mut draft);
+        self.leave(now, &mut draft);
         self.pump(now, &mut draft);
         self.return_slot(&mut draft);
         self.show_status(now, &mut draft);
@@ -325,7 +329,8 @@ impl SessionMachine {
                 self.record.token_generation += 1;
                 draft.record = true;
             }
-            SessionInput::Stop { arrival } => self.stop(arrival, now, draft),
+            SessionInput::Command { arrival, command } => self.commanded(arrival, command, now, draft),
+            SessionInput::Seen(seen) => self.saw(seen),
             SessionInput::StopElsewhere { at } => {
                 self.cancel_all(at, now, draft);
             }
@@ -346,12 +351,16 @@ impl SessionMachine {
     }
 
     fn agent(&mut self, event: AgentEvent, now: Timestamp, draft: &mut Draft) {
+        if self.is_foreign(&event, draft) {
+            return;
+        }
         self.progress_at = now;
         match event {
             AgentEvent::Down { epoch, .. } => self.down(epoch, now),
             AgentEvent::TurnStarted { turn, .. } => self.adopt(&turn, now, draft),
             AgentEvent::InputRecorded { turn, input, .. } => self.recorded(&turn, &input, now, draft),
             AgentEvent::Progress { .. } => {}
+            AgentEvent::Usage { usage, .. } => self.counted(usage),
             AgentEvent::Doing { turn, activity, .. } => self.doing(&turn, activity),
             AgentEvent::ToolCall { turn, request, tool, arguments, .. } => {
                 self.tool_call(&turn, request, &tool, &arguments, now, draft);

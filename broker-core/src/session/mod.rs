@@ -12,12 +12,14 @@
 //! | `files` | which files are fetched before a message is given |
 //! | `parked` | what was put aside after too many failures, and how it is taken up again |
 //! | `amend` | messages that are changed or deleted |
-//! | `turn` | the life of a turn: how it ends, what is said of that, `-stop` |
+//! | `turn` | the life of a turn: how it ends, what is said of that, what a `-stop` takes back |
+//! | `commands` | what people ask of the broker itself: `-stop`, `-help`, `-status`, `-new`, `-retry` |
 //! | `speech` | what is posted: tool calls, final texts, notices |
 //! | `slot` | a turn's place among those that may run at once |
 //! | `presence` | what stands beside the thread while the agent is at work, and whom the agent may mention |
 
 mod amend;
+mod commands;
 mod delivery;
 mod files;
 mod machine;
@@ -38,11 +40,13 @@ use crate::agent::{
 };
 use crate::agent::{ReadError, RequestId, SubmitError, Submitted, TurnId};
 use crate::chat::{AgentText, ChatMessage, ChatTime, FileRef, Kept, MessageId, PartBody, Person};
+use crate::command::Command;
 use crate::outgoing::{Pinned, Refusal};
 use crate::prompt::Overflow;
 use crate::store::{ContextMessage, JournalId, KnownMessage, PartRow, PartState, PostId, PostKind, SessionCommit};
 use crate::thread_tools::{FileWish, ToolAnswer, ToolCommand};
 
+pub use commands::Seen;
 pub use machine::{Birth, SessionMachine};
 
 /// A message that may enter the session.
@@ -174,11 +178,15 @@ pub enum SessionInput {
     },
     /// Somebody asks that the tokens that were given out for the session open nothing any more.
     RevokeToken,
-    /// `-stop` in this thread.
-    Stop {
-        /// The message that said so.
+    /// A command in this thread, by somebody who may give one.
+    Command {
+        /// The message that is one.
         arrival: Arrival,
+        /// Which.
+        command: Command,
     },
+    /// How the agent's runtime stands, for somebody who is about to ask.
+    Seen(Seen),
     /// Somebody wrote `-stop` at the top level of the direct message that this session is in.
     StopElsewhere {
         /// When.
@@ -328,6 +336,11 @@ pub enum Effect {
         /// The agent's thread, whose generated images may be posted too.
         thread: Option<AgentThreadId>,
     },
+    /// Leave this thread of the agent for good: close it when nothing runs in it, and listen to it no longer.
+    Leave {
+        /// The thread.
+        thread: AgentThreadId,
+    },
     /// These inputs, if they were not yet handed to the agent, are not handed to it any more: `-stop` came first.
     DropSubmits {
         /// The inputs that were taken back. What was written after the `-stop` is not among them.
@@ -385,8 +398,6 @@ impl fmt::Debug for Surroundings {
     }
 }
 
-/// The word that stops a run.
-pub const STOP: &str = "-stop";
 /// A submit that failed is tried again this often before the row is parked and the thread told.
 pub const MAX_ATTEMPTS: u32 = 5;
 /// At most this many inputs are with the runtime and not yet in its history.

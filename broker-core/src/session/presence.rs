@@ -28,6 +28,11 @@ impl SessionMachine {
         }
     }
 
+    /// What the agent does in the running turn; absent while it thinks.
+    pub(super) fn activity(&self) -> Option<Activity> {
+        self.showing.activity
+    }
+
     /// A turn begins or ends.
     pub(super) fn idle_hands(&mut self) {
         self.showing.activity = None;

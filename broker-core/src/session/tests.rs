@@ -19,6 +19,7 @@ use crate::store::{
 
 mod amend;
 mod asked;
+mod commands;
 mod parked;
 mod presence;
 mod rig;

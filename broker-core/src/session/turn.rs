@@ -1,8 +1,8 @@
-//! The life of a turn: how it begins, how it ends and what is said of that, `-stop`.
+//! The life of a turn: how it begins, how it ends and what is said of that, what a `-stop` takes back.
 
 use super::machine::{Draft, Link};
 use super::speech::answer;
-use super::{Arrival, Effect, STOP_WINDOW, SessionMachine};
+use super::{Effect, STOP_WINDOW, SessionMachine};
 use crate::agent::{InputId, InterruptError, TurnId, TurnOutcome};
 use crate::chat::ChatTime;
 use crate::clock::Timestamp;
@@ -201,22 +201,6 @@ impl SessionMachine {
             let id = turn.id.clone();
             self.interrupt(&id, true, now, draft);
         }
-    }
-
-    /// `-stop` in this thread.
-    pub(super) fn stop(&mut self, arrival: Arrival, now: Timestamp, draft: &mut Draft) {
-        draft.read.extend(arrival.journal);
-        let at = arrival.message.at;
-        let id = self.input_id(draft);
-        let row = InboxRow {
-            state: InboxState::Delivered,
-            message: Some(arrival.message),
-            people: arrival.people,
-            ..InboxRow::new(id, self.key().clone(), InboxKind::Stop, at, now)
-        };
-        draft.row(&row);
-        let stopped = self.cancel_all(at, now, draft);
-        self.post(PostKind::Notice, stopped.notice(), now, draft);
     }
 
     /// Takes back everything that was said before `at` and not yet answered.

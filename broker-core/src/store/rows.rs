@@ -17,8 +17,9 @@ pub enum InboxKind {
     Context,
     /// What a message that the agent has already became when its author changed it.
     Edit,
-    /// `-stop`: kept so that no recovery delivers it as a prompt.
-    Stop,
+    /// A command for the broker: kept so that no recovery delivers it as a prompt. Stored by the name of the first one.
+    #[serde(rename = "stop")]
+    Command,
     /// The broker asks the agent to end its turn properly.
     WakeUp,
     /// The broker tells the agent that its turn was cut by a crash.
@@ -37,7 +38,7 @@ impl InboxKind {
             Self::Message => "message",
             Self::Context => "context",
             Self::Edit => "edit",
-            Self::Stop => "stop",
+            Self::Command => "stop",
             Self::WakeUp => "wake_up",
             Self::Continuation => "continuation",
         }

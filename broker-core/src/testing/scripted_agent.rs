@@ -294,7 +294,7 @@ impl AgentRuntime for ScriptedAgent {
         };
         let known = state.threads.entry(thread.clone()).or_default();
         known.loaded = true;
-        Ok(Opened { thread, epoch, running: known.running.clone() })
+        Ok(Opened { thread, epoch, running: known.running.clone(), model: None })
     }
 
     async fn submit(&self, thread: &AgentThreadId, input: &AgentInput) -> Result<Submitted, SubmitError> {

@@ -540,7 +540,7 @@ impl SimCodex {
         thread.loaded = true;
         let running = thread.running.clone();
         state.say(format!("{id} is open in process {process}"));
-        Some(Ok(Opened { thread: id, epoch, running }))
+        Some(Ok(Opened { thread: id, epoch, running, model: None }))
     }
 }
 

@@ -62,7 +62,7 @@ impl Facts {
     /// A step of a session is durable.
     pub(crate) fn committed(&mut self, change: &SessionCommit, now: u64) {
         for row in &change.inbox {
-            if row.kind == InboxKind::Stop {
+            if row.kind == InboxKind::Command {
                 self.stop_rows.push((change.key.clone(), now));
             }
             self.rows.insert(row.id.clone(), row.clone());

@@ -98,7 +98,8 @@ fn what_was_given_before_the_machine_was_loaded_anew_in_a_living_process_is_look
     rig.say(102, "more");
     let effects = rig.crash();
     assert!(given(&effects).is_empty());
-    let opened = Opened { thread: AgentThreadId::new("th"), epoch: Epoch(1), running: Some(TurnId::new("t1")) };
+    let opened =
+        Opened { thread: AgentThreadId::new("th"), epoch: Epoch(1), running: Some(TurnId::new("t1")), model: None };
     rig.step(SessionInput::Opened(Ok(opened)));
     assert!(looks_up(&rig.pass(crate::session::delivery::FORGOTTEN_AFTER)), "its answer went to another machine");
 }

@@ -183,7 +183,7 @@ impl Rig {
     }
 
     pub(super) fn open(&mut self, epoch: u64) -> Vec<Effect> {
-        let opened = Opened { thread: AgentThreadId::new("th"), epoch: Epoch(epoch), running: None };
+        let opened = Opened { thread: AgentThreadId::new("th"), epoch: Epoch(epoch), running: None, model: None };
         self.step(SessionInput::Opened(Ok(opened)))
     }
 
@@ -215,7 +215,7 @@ impl Rig {
     }
 
     pub(super) fn stop(&mut self, second: u64) -> Vec<Effect> {
-        self.step(SessionInput::Stop { arrival: arrival(second, "-stop", Some("100")) })
+        self.step(SessionInput::Command { arrival: arrival(second, "-stop", Some("100")), command: Command::Stop })
     }
 
     pub(super) fn tool(&mut self, id: &str, tool: &str, arguments: serde_json::Value) -> Vec<Effect> {

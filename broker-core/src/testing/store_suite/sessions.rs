@@ -211,8 +211,8 @@ pub async fn every_field_comes_back(store: Store) {
 /// Every kind and every way to end comes back under the name that it was stored by.
 pub async fn every_name_comes_back(store: Store) {
     use ConversationKind::{Channel, Direct, GroupDirect, PrivateChannel, Unknown};
-    use InboxKind::{Context, Continuation, Message, Stop, WakeUp};
-    let kinds = [Message, Context, Stop, WakeUp, Continuation];
+    use InboxKind::{Command, Context, Continuation, Message, WakeUp};
+    let kinds = [Message, Context, Command, WakeUp, Continuation];
     let conversations = [Channel, PrivateChannel, Direct, GroupDirect, Unknown];
     let ends = [TurnEnd::Completed, TurnEnd::Interrupted, TurnEnd::Failed, TurnEnd::Cut, TurnEnd::Completed];
     let signals = [PostKind::Progress, PostKind::Final, PostKind::Block, PostKind::Wait, PostKind::Notice];
