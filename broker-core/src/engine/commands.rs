@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::registry::{self, Letter};
 use super::router::settle;
-use super::{Shared, live};
+use super::{Shared, authors};
 use crate::chat::{AgentText, ChatMessage, ChatOp, ConversationKind, OpKey, PartBody, ThreadKey};
 use crate::command::Command;
 use crate::prompt;
@@ -48,8 +48,8 @@ pub(super) async fn without_session(
     let task = Arc::clone(&shared);
     // The author has to be looked up first, which must not hold up other threads.
     task.tasks.spawn(async move {
-        if let Some(reason) = live::denied(&shared, &message).await {
-            live::tell_denied(&shared, &message, reason).await;
+        if let Some(reason) = authors::denied(&shared, &message).await {
+            authors::tell_denied(&shared, &message, reason).await;
             if let Err(error) = settle(&shared, id, JournalFate::Denied { reason: reason.to_owned() }).await {
                 tracing::warn!(%error, "a journal row could not be settled");
                 shared.registry.let_go([id]);

@@ -23,6 +23,7 @@
 //! | `vital` | tells when a task is gone that cannot be missed |
 //! | `people` | who somebody is, remembered for a day |
 
+mod authors;
 mod commands;
 mod door;
 mod effects;
