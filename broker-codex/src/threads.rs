@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::profile::Profile;
 use crate::rpc::{CallError, Rpc};
+use crate::wire::RemoteError;
 
 /// The time limit of a start or resume; measured: 6 to 45 ms.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -144,7 +145,7 @@ async fn mcp_servers(rpc: &Rpc) -> Result<Vec<String>, OpenError> {
 
 fn refusal(error: &CallError, resuming: bool) -> OpenError {
     let CallError::Refused(remote) = error else { return OpenError::Unavailable { reason: error.to_string() } };
-    if resuming && (remote.says("no rollout found") || remote.says("invalid session id")) {
+    if resuming && (remote.says("no rollout found") || remote.says("invalid session id") || is_bare(remote)) {
         return OpenError::Lost;
     }
     if remote.says("os error 24") || remote.says("No file descriptors") {
@@ -167,10 +168,15 @@ fn refusal(error: &CallError, resuming: bool) -> OpenError {
     OpenError::Refused { reason: remote.to_string() }
 }
 
+/// Whether a thread's file holds not even its first line: Codex was killed between making the file and writing to it
+/// (measured with 0.169.0: -32603, for an empty file as for one whose first line is cut).
+fn is_bare(remote: &RemoteError) -> bool {
+    remote.says("rollout at ") && remote.says(" is empty")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::RemoteError;
 
     fn refused(message: &str) -> CallError {
         CallError::Refused(RemoteError { code: -32600, message: message.to_owned() })
@@ -182,6 +188,9 @@ mod tests {
         assert_eq!(refusal(&lost, true), OpenError::Lost);
         assert!(matches!(refusal(&lost, false), OpenError::Refused { .. }));
         assert_eq!(refusal(&refused("invalid session id: x"), true), OpenError::Lost);
+        let bare = "failed to read thread: thread-store internal error: failed to read session metadata /h/rollout-x.jsonl: \
+                    rollout at /h/rollout-x.jsonl is empty";
+        assert_eq!(refusal(&refused(bare), true), OpenError::Lost);
         let busy = refused("thread 01a2 already has an active writer");
         assert!(matches!(refusal(&busy, true), OpenError::Unavailable { .. }));
         let overload = CallError::Refused(RemoteError { code: -32001, message: "Server overloaded".to_owned() });

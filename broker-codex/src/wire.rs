@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 /// The longest line that is read. The longest measured are pages of items with command outputs of 1 MiB each.
 pub(crate) const MAX_LINE: usize = 64 * 1024 * 1024;
 
-/// How much of an error's message is kept: the refusal of an unknown method lists all others, about 6 kB.
+/// How much of an error's message is kept at its beginning, and at its end: the refusal of an unknown method lists all others, about 6 kB.
 const MAX_MESSAGE: usize = 600;
 
 /// A message from the app-server. Payloads stay raw until somebody asks for them: most are deltas that nobody does.
@@ -112,12 +112,14 @@ fn null() -> Result<Box<RawValue>, serde_json::Error> {
     RawValue::from_string("null".to_owned())
 }
 
-/// The beginning of a text that somebody else wrote.
+/// A message whose beginning and end are kept: what went wrong stands at the end of some, behind paths.
 pub(crate) fn clip(text: &str) -> String {
-    match text.char_indices().nth(MAX_MESSAGE) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+    let count = text.chars().count();
+    if count <= 2 * MAX_MESSAGE {
+        return text.to_owned();
     }
+    let (head, tail) = (text.chars().take(MAX_MESSAGE), text.chars().skip(count - MAX_MESSAGE));
+    head.chain(['…']).chain(tail).collect()
 }
 
 /// One message as a line. Always valid UTF-8: anything else would end the app-server.
@@ -187,7 +189,7 @@ mod tests {
     #[test]
     fn a_long_message_is_clipped_on_a_character() {
         let clipped = clip(&"ä".repeat(2000));
-        assert_eq!(clipped.chars().count(), MAX_MESSAGE + 1);
+        assert_eq!(clipped.chars().count(), 2 * MAX_MESSAGE + 1);
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! Restarts and crashes, end to end: nothing said is lost, nothing is given or posted twice, and a turn that was cut goes
 //! on or is told of.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use broker_tests::fake_model::Step;
@@ -50,6 +51,32 @@ async fn what_is_said_while_the_broker_is_away_is_taken_up() {
     world.answer(&other, "third").await;
     let given = world.model.requests().iter().filter(|request| request.last_user_text().contains("word-away")).count();
     assert_eq!(given, 1);
+    world.finish().await;
+}
+
+/// The files of Codex's threads below a folder.
+fn rollouts(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    entries.flat_map(|entry| if entry.path().is_dir() { rollouts(&entry.path()) } else { vec![entry.path()] }).collect()
+}
+
+/// Codex makes the file of a thread first and writes to it then: killed in between, it leaves a file that it cannot resume.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_whose_file_was_never_written_begins_anew() {
+    let Some(mut world) = World::start("bare").await else { return };
+    let root = world.mention("before scenario:text:first");
+    world.answer(&root, "first").await;
+    world.broker.sigterm().await;
+    let files = rollouts(&world.data().join("codex-home/sessions"));
+    assert_eq!(files.len(), 1, "{files:?}");
+    std::fs::write(&files[0], "").expect("the file is emptied");
+    world.broker.start_again().await;
+    world.broker.ready().await;
+    world.reply(&root, "after scenario:text:second");
+    world.answer(&root, "second").await;
+    let answers = world.slack.answers(CHANNEL, &root);
+    assert!(answers.iter().any(|text| text.contains("memory of this thread is lost")), "{answers:?}");
+    assert!(world.model.requests().last().is_some_and(|request| request.says("before scenario")), "as history");
     world.finish().await;
 }
 

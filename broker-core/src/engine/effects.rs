@@ -132,6 +132,11 @@ impl Hands {
         }
     }
 
+    /// Gives the session's place among the turns back.
+    pub(super) fn return_slot(&self) {
+        drop(self.slot.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     /// Runs what the session waits for.
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         spawn(&self.shared, &self.key, &self.letters, name, task);
@@ -179,7 +184,7 @@ impl Hands {
             Effect::Reply { call, answer } => self.calls.reply(call, answer),
             Effect::React { caller, name, on } => self.react(caller, name, on),
             Effect::AskSlot => self.ask_slot(),
-            Effect::ReturnSlot => drop(self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()),
+            Effect::ReturnSlot => self.return_slot(),
             Effect::Leave { thread } => {
                 let _ = self.lane.send(Job::Leave { thread });
             }

@@ -19,7 +19,7 @@ use crate::chat::{ChatMessage, ChatTime, Parsed, Person, ThreadKey};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::sabotage::{Plant, planted};
-use crate::session::{Arrival, Birth, NamedPost, PostFate, SessionInput, SessionMachine, Step};
+use crate::session::{Arrival, Birth, Effect, NamedPost, PostFate, SessionInput, SessionMachine, Step};
 use crate::store::{
     CommitError, Fence, JournalFate, JournalId, JournalRow, KnownMessage, PostId, SessionCommit, SessionId, StoreError,
 };
@@ -538,7 +538,12 @@ impl Session {
 
     /// Makes a step durable, then does what it asks for.
     async fn make(&mut self, step: Step) -> Result<(), End> {
-        let Step { commit, effects } = step;
+        let Step { commit, mut effects } = step;
+        // A place among the turns is no part of what has to be durable, and others wait for it.
+        if let Some(place) = effects.iter().position(|effect| *effect == Effect::ReturnSlot) {
+            effects.remove(place);
+            self.hands.return_slot();
+        }
         let ended: Vec<_> = commit.turns.iter().filter_map(|turn| turn.ended).collect();
         let read = commit.read.clone();
         if !commit.is_empty() {
