@@ -5,8 +5,9 @@
 //! descriptor of the folder before it and follows no link, and what stands in the way under the name of a folder or of a file
 //! that is being written is unlinked.
 //!
-//! Scaled copies of images stand at `<session>/images/`, outside of what the agent's commands reach: the agent runtime reads
-//! them by their path, unconfined, and must not be led elsewhere either.
+//! Scaled copies of images stand at `<sessions root>/.images/<session>/`, where no profile of the agent's commands opens
+//! anything: the broker writes them and the agent runtime reads them by their path, unconfined, and neither must be led
+//! elsewhere. The session's own folder would not do: a read-only agent may write beside its workspace.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +22,7 @@ use crate::chat::FileRef;
 /// The folder within the workspace.
 pub const FOLDER: &str = ".slack-attachments";
 /// The folder of scaled images, beside the workspace.
-const IMAGES: &str = "images";
+const IMAGES: &str = ".images";
 /// The longest part of a path that is made of something's name, in bytes.
 const MAX_SEGMENT: usize = 180;
 
@@ -43,7 +44,9 @@ pub fn path(message: &str, file: &FileRef) -> String {
 
 /// Where the scaled images of a session stand, by its workspace.
 pub fn images(workspace: &Path) -> PathBuf {
-    workspace.parent().unwrap_or(workspace).join(IMAGES)
+    let session = workspace.parent().unwrap_or(workspace);
+    let sessions = session.parent().unwrap_or(session);
+    sessions.join(IMAGES).join(session.file_name().unwrap_or_default())
 }
 
 /// The name of a file's scaled image, without its ending.

@@ -171,8 +171,11 @@ fn inside(path: &Path, roots: &[PathBuf]) -> Result<PathBuf, Refusal> {
 
 /// Names within a root that say what is behind them. Examples and templates of such files are none.
 fn no_secret_name(path: &Path) -> Result<(), Refusal> {
-    const FOLDERS: [&str; 5] = [".ssh", ".aws", ".gnupg", ".codex", ".kube"];
-    const NAMES: [&str; 12] = [
+    const FOLDERS: [&str; 7] = [".ssh", ".aws", ".gnupg", ".codex", ".kube", ".docker", "gcloud"];
+    // These hold addresses with tokens in them, and tokens.
+    const PATHS: [&str; 2] = [".git/config", "gh/hosts.yml"];
+    const COPIES: [&str; 7] = ["~", ".bak", ".backup", ".old", ".orig", ".save", ".swp"];
+    const NAMES: [&str; 20] = [
         "auth.json",
         ".netrc",
         "_netrc",
@@ -185,12 +188,26 @@ fn no_secret_name(path: &Path) -> Result<(), Refusal> {
         ".credentials.json",
         "id_rsa",
         "id_dsa",
+        "kubeconfig",
+        ".dockercfg",
+        ".envrc",
+        ".my.cnf",
+        ".vault-token",
+        ".htpasswd",
+        "credentials.toml",
+        "application_default_credentials.json",
     ];
     const BEGINNINGS: [&str; 4] = ["id_ed25519", "id_ecdsa", "id_rsa", "ssh_host_"];
-    const ENDINGS: [&str; 6] = [".pem", ".key", ".p12", ".pfx", ".keystore", ".kdbx"];
+    const ENDINGS: [&str; 10] =
+        [".pem", ".key", ".p12", ".pfx", ".keystore", ".kdbx", ".jks", ".ppk", ".kubeconfig", ".tfstate"];
     const HARMLESS: [&str; 5] = [".example", ".sample", ".template", ".dist", ".pub"];
     let lower = |name: &std::ffi::OsStr| name.to_string_lossy().to_lowercase();
-    let name = path.file_name().map(lower).unwrap_or_default();
+    let whole = path.file_name().map(lower).unwrap_or_default();
+    let mut name = whole.as_str();
+    // A copy of it is as secret, and a copy of a copy.
+    while let Some(of) = COPIES.iter().find_map(|ending| name.strip_suffix(ending)) {
+        name = of;
+    }
     let in_folder = path
         .parent()
         .into_iter()
@@ -198,11 +215,12 @@ fn no_secret_name(path: &Path) -> Result<(), Refusal> {
         .any(|part| FOLDERS.contains(&lower(part.as_os_str()).as_str()));
     let env = name == ".env" || name.starts_with(".env.") || name.ends_with(".env");
     let looks = env
-        || NAMES.contains(&name.as_str())
+        || NAMES.contains(&name)
+        || PATHS.iter().any(|secret| path.ends_with(secret))
         || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
         || ENDINGS.iter().any(|ending| name.ends_with(ending));
     if in_folder || (looks && !HARMLESS.iter().any(|ending| name.ends_with(ending))) {
-        return secret(&name);
+        return secret(&whole);
     }
     Ok(())
 }
@@ -213,7 +231,8 @@ fn no_secret_content(file: &mut File) -> Result<(), Option<Refusal>> {
     file.take(4096).read_to_end(&mut head).map_err(|_| None)?;
     file.seek(SeekFrom::Start(0)).map_err(|_| None)?;
     let text = String::from_utf8_lossy(&head);
-    let key = text.lines().take(40).any(|line| line.starts_with("-----BEGIN ") && line.contains("PRIVATE KEY"));
+    let key =
+        text.lines().take(40).any(|line| line.trim_start().starts_with("-----BEGIN ") && line.contains("PRIVATE KEY"));
     if key { secret("a private key").map_err(Some) } else { Ok(()) }
 }
 
@@ -340,8 +359,21 @@ mod tests {
     #[test]
     fn what_looks_like_a_secret_stays() {
         let place = Place::new();
-        std::fs::create_dir_all(place.at("workspace/.ssh")).unwrap();
+        for folder in [".ssh", ".docker", ".git", "gh"] {
+            std::fs::create_dir_all(place.at(&format!("workspace/{folder}"))).unwrap();
+        }
         for name in [
+            ".env.bak",
+            "id_rsa~",
+            "server.pem.old.bak",
+            "kubeconfig",
+            "prod.kubeconfig",
+            ".envrc",
+            "release.jks",
+            "terraform.tfstate.backup",
+            ".docker/config.json",
+            ".git/config",
+            "gh/hosts.yml",
             ".env",
             ".env.production",
             "prod.env",
@@ -357,12 +389,13 @@ mod tests {
             place.write(&format!("workspace/{name}"), "x");
             place.refused(name, "secret");
         }
-        place.write("workspace/notes.txt", "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n");
+        place.write("workspace/notes.txt", "  key: |\n    -----BEGIN OPENSSH PRIVATE KEY-----\n    abc\n");
         place.refused("notes.txt", "secret");
         // Under another name it is the same file.
         symlink(place.at("workspace/.env"), place.at("workspace/harmless.txt")).unwrap();
         place.refused("harmless.txt", "secret");
-        for name in [".env.example", "id_ed25519.pub", "environment.txt", "keynote.txt"] {
+        for name in [".env.example", "id_ed25519.pub", "environment.txt", "keynote.txt", "notes.bak", "hosts.yml", "~"]
+        {
             place.write(&format!("workspace/{name}"), "x");
             assert!(place.pin(name).is_ok(), "{name}");
         }

@@ -12,6 +12,9 @@ use tokio::sync::Semaphore;
 use crate::hosts::Hosts;
 use crate::refusal::Refusal;
 
+/// What is answered however much else is being served.
+const WATCHED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
 /// The gate's rules; one per server.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -38,15 +41,20 @@ impl Gate {
     }
 }
 
+async fn within(gate: &Gate, request: Request, next: Next) -> Response {
+    let response = tokio::time::timeout(gate.limit, next.run(request)).await;
+    response.unwrap_or_else(|_| Refusal::TimedOut.into_response())
+}
+
 /// Lets a request through, or refuses it.
 pub(crate) async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let mut response = match gate.refusal(request.uri(), request.headers()) {
         Some(refusal) => refusal.into_response(),
+        // Whoever watches over the broker asks how it is, and no number of slow clients may keep the answer back. These
+        // read no body, and connections are bounded.
+        None if WATCHED.contains(&request.uri().path()) => within(&gate, request, next).await,
         None => match gate.slots.try_acquire() {
-            Ok(_slot) => match tokio::time::timeout(gate.limit, next.run(request)).await {
-                Ok(response) => response,
-                Err(_) => Refusal::TimedOut.into_response(),
-            },
+            Ok(_slot) => within(&gate, request, next).await,
             Err(_) => Refusal::Busy.into_response(),
         },
     };

@@ -154,33 +154,6 @@ async fn a_client_that_goes_on_for_ever_is_let_go() {
 }
 
 #[tokio::test]
-async fn more_requests_than_there_is_room_for_are_told_so() {
-    let (go, gone) = watch::channel(false);
-    let (entered, mut inside) = watch::channel(0);
-    let part = Part::asked("slow", move || {
-        let mut gone = gone.clone();
-        entered.send_modify(|n| *n += 1);
-        async move {
-            let _ = gone.wait_for(|gone| *gone).await;
-            PartHealth::well()
-        }
-    });
-    let server = Server::start(api().part(part).limits(Limits { requests: 1, ..Limits::default() })).await;
-    let mut first = server.connect().await;
-    first.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("sent");
-    timeout(PATIENCE, inside.wait_for(|n| *n == 1)).await.expect("the first is inside").expect("alive");
-
-    let (status, _, body) = server.get("/healthz").await;
-    assert_eq!((status, &parse(&body)["error"]), (503, &json!("busy")));
-
-    go.send_replace(true);
-    let mut answer = String::new();
-    timeout(PATIENCE, first.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert_eq!(server.get("/healthz").await.0, 200);
-}
-
-#[tokio::test]
 async fn an_answer_that_takes_too_long_is_given_up() {
     let part = Part::asked("hung", std::future::pending);
     let limits = Limits { request: Duration::from_millis(50), ..Limits::default() };

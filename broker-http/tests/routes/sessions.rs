@@ -144,6 +144,34 @@ async fn a_body_that_is_too_large_or_too_slow_is_refused() {
 }
 
 #[tokio::test]
+async fn slow_clients_take_all_the_room_and_whoever_watches_is_answered_all_the_same() {
+    let limits = Limits { requests: 2, ..Limits::default() };
+    let house = House::new(Access::Tokens(Arc::new(key())), limits).await;
+    let token = bearer(&house.token(&house.ours).await);
+    let path = House::retry(&house.ours);
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut stream = house.server.connect().await;
+        let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{JSON}{token}content-length: 10\r\n\r\n{{");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        slow.push(stream);
+    }
+    let busy = async {
+        loop {
+            let (status, body) = house.post(&path, &format!("{JSON}{token}"), "{}").await;
+            if status == 503 {
+                break body;
+            }
+        }
+    };
+    let body = timeout(PATIENCE, busy).await.expect("they are inside");
+    assert_eq!(body["error"], "busy");
+    for watched in ["/healthz", "/readyz"] {
+        assert_eq!(house.server.get(watched).await.0, 200, "{watched}");
+    }
+}
+
+#[tokio::test]
 async fn without_tokens_every_session_is_open_and_the_other_fences_stand() {
     let house = House::new(Access::Open, Limits::default()).await;
     for thread in [&house.ours, &house.theirs] {
