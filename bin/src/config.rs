@@ -150,12 +150,16 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// A folder that lies inside one that agents read and write.
+/// A folder that agents would reach and must not.
 #[derive(Debug, thiserror::Error)]
-#[error("{inner} lies in {outer}, which agents read and write; put it elsewhere")]
-struct Clash {
-    inner: &'static str,
-    outer: &'static str,
+enum Clash {
+    #[error("{inner} lies in {outer}, which agents read and write; put it elsewhere")]
+    Inside { inner: &'static str, outer: &'static str },
+    #[error(
+        "BROKER_FILE_ROOTS opens {} to every agent, and {what} is there; name folders that hold nothing of the broker's",
+        root.display()
+    )]
+    Posted { root: PathBuf, what: &'static str },
 }
 
 /// What is switched.
@@ -190,7 +194,8 @@ impl Config {
             let right = "other machines would reach it: leave it on, or set WORKER_BIND_HOST to 127.0.0.1";
             reader.wrong(&v::BROKER_API_AUTH, "off", right);
         }
-        let clashes = config.folders.clashes();
+        let mut clashes = config.folders.clashes();
+        clashes.extend(config.folders.posted(&config.file_roots));
         let own = environment.get("HOME").map(|home| Path::new(home).join(".codex"));
         if own.is_some_and(|own| same_place(&own, &config.folders.codex_home)) {
             let right = "it has to be a folder of the broker's own: this one is the Codex of whoever starts the broker, with \
@@ -372,10 +377,32 @@ impl Folders {
         let mut clashes = Vec::new();
         for (outer, above) in outer {
             let inside = inner.iter().filter(|(_, path)| path.is_some_and(|path| path.starts_with(above)));
-            clashes.extend(inside.map(|(inner, _)| Clash { inner, outer }));
+            clashes.extend(inside.map(|(inner, _)| Clash::Inside { inner, outer }));
         }
         if self.sessions_root.starts_with(&self.repos_root) {
-            clashes.push(Clash { inner: v::SESSIONS_ROOT.name, outer: v::REPOS_ROOT.name });
+            clashes.push(Clash::Inside { inner: v::SESSIONS_ROOT.name, outer: v::REPOS_ROOT.name });
+        }
+        clashes
+    }
+
+    /// What every agent could post that is the broker's own, or another session's. Looked at as the folders stand on the disk,
+    /// since a link leads there too.
+    fn posted(&self, roots: &[PathBuf]) -> Vec<Clash> {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let closed = [
+            (v::DATA_ROOT.name, Some(&self.data_root)),
+            (v::SESSIONS_ROOT.name, Some(&self.sessions_root)),
+            (v::CODEX_HOME.name, Some(&self.codex_home)),
+            (v::LOG_DIR.name, self.log_dir.as_ref()),
+            (".env", Some(&self.env_file).filter(|file| file.exists())),
+        ];
+        let mut clashes = Vec::new();
+        for root in roots {
+            let at = real(root);
+            let found = closed
+                .iter()
+                .find(|(_, path)| path.is_some_and(|path| real(path).starts_with(&at) || at.starts_with(real(path))));
+            clashes.extend(found.map(|(what, _)| Clash::Posted { root: root.clone(), what }));
         }
         clashes
     }

@@ -48,7 +48,7 @@ pub(crate) fn run(choices: &Choices) -> Result<(), Failure> {
         let exit = if matches!(error, KeyError::Missing { .. }) { Exit::Usage } else { Exit::CannotCreate };
         Failure::new(exit, error)
     })?;
-    let token = key.token(&session.id, session.token_generation);
+    let token = key.token(&session.key, &session.id, session.token_generation);
     // A reader that hung up early has what it wanted.
     let _ = writeln!(std::io::stdout(), "{}", token.expose());
     Ok(())

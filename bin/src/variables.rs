@@ -93,7 +93,7 @@ variables! {
         "The clones that all sessions share; agents read and write them.";
     BROKER_FILE_ROOTS = Words("none"), plain,
         "Absolute folders, comma-separated, files of which agents may post too, beside their workspaces, REPOS_ROOT and the \
-         images that they generated.";
+         images that they generated. Folders with something of the broker's in them are refused.";
     CODEX_BIN = Words("codex on the PATH"), plain,
         "The Codex program: the native one, or the wrapper of its npm package.";
     CODEX_HOME = Words("DATA_ROOT/codex-home"), plain,

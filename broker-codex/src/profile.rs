@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn commands_that_reach_the_network_are_told_how_to_reach_the_broker() {
-        let token = InstallKey::new([7; KEY_BYTES]).token(&SessionId::new("s-1"), 1);
+        let token = InstallKey::new([7; KEY_BYTES]).token(&"T1/C1:1.1".parse().unwrap(), &SessionId::new("s-1"), 1);
         let api = SessionApi { base: "http://127.0.0.1:3000".to_owned(), token: token.clone() };
         let workspace = Path::new("/data/sessions/a/workspace");
         let set = |profile: &Profile| {

@@ -132,7 +132,8 @@ async fn start(root: tempfile::TempDir, config: CodexConfig) -> Bench {
 
 /// The token of the one session there is.
 fn token() -> SessionToken {
-    InstallKey::new([7; KEY_BYTES]).token(&SessionId::new("s-1"), 1)
+    let thread = "T1/C1:1.1".parse().expect("a thread");
+    InstallKey::new([7; KEY_BYTES]).token(&thread, &SessionId::new("s-1"), 1)
 }
 
 impl Bench {

@@ -3,6 +3,9 @@
 //! A token is HMAC-SHA256 over the session's id and its generation, under a key that each installation makes once. So it is
 //! recomputed wherever it is needed and kept nowhere; it opens one session and no other; and raising the generation, or
 //! deleting the session, makes every copy of it worthless.
+//!
+//! A token names its thread beside that, so that whoever is shown one can look at the one session that it may open before
+//! reading anything else. The name is no secret and proves nothing: a token that names another thread opens nothing.
 
 use std::fmt;
 
@@ -11,6 +14,7 @@ use secrecy::{ExposeSecret, SecretBox, SecretString};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
+use crate::chat::ThreadKey;
 use crate::store::SessionId;
 
 /// How many bytes an install key has.
@@ -35,11 +39,11 @@ impl InstallKey {
         Self(SecretBox::new(Box::new(bytes)))
     }
 
-    /// The token that opens a session, by its id and [generation](crate::store::SessionRecord::token_generation).
-    pub fn token(&self, id: &SessionId, generation: u64) -> SessionToken {
+    /// The token that opens the session of a thread, by its id and
+    /// [generation](crate::store::SessionRecord::token_generation).
+    pub fn token(&self, thread: &ThreadKey, id: &SessionId, generation: u64) -> SessionToken {
         let mac = self.mac(id, generation).finalize().into_bytes();
-        let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
-        SessionToken(SecretString::from(format!("{PREFIX}{hex}")))
+        SessionToken(SecretString::from(format!("{PREFIX}{}.{}", hex(thread.to_string().as_bytes()), hex(&mac))))
     }
 
     /// Whether `presented` is the token that opens a session. Takes as long for a wrong one as for the right one, and as
@@ -47,7 +51,7 @@ impl InstallKey {
     pub fn opens(&self, session: Option<(&SessionId, u64)>, presented: &str) -> bool {
         let nobody = SessionId::new("");
         let (id, generation) = session.unwrap_or((&nobody, 0));
-        let presented = presented.strip_prefix(PREFIX).and_then(bytes).unwrap_or_default();
+        let presented = parts(presented).and_then(|(_, mac)| bytes(mac)).unwrap_or_default();
         self.mac(id, generation).verify_slice(&presented).is_ok() && session.is_some()
     }
 
@@ -62,10 +66,25 @@ impl InstallKey {
     }
 }
 
+/// The thread whose session a token says that it opens. [`InstallKey::opens`] says whether it does.
+pub fn thread_of(token: &str) -> Option<ThreadKey> {
+    let (thread, _) = parts(token)?;
+    String::from_utf8(bytes(thread)?).ok()?.parse().ok()
+}
+
+/// A token's name of its thread, and its signature.
+fn parts(token: &str) -> Option<(&str, &str)> {
+    token.strip_prefix(PREFIX)?.split_once('.')
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The bytes that a text of hexadecimal digits stands for.
 fn bytes(hex: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> = hex.chars().map(|char| Some(u8::try_from(char.to_digit(16)?).unwrap_or(0))).collect();
-    let digits = digits.filter(|digits| digits.len() == 2 * KEY_BYTES)?;
+    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
     Some(digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
 }
 
@@ -109,8 +128,12 @@ mod tests {
         InstallKey::new([7; KEY_BYTES])
     }
 
+    fn thread() -> ThreadKey {
+        "T1/C1:1.1".parse().unwrap()
+    }
+
     fn token(id: &str, generation: u64) -> String {
-        key().token(&SessionId::new(id), generation).expose().to_owned()
+        key().token(&thread(), &SessionId::new(id), generation).expose().to_owned()
     }
 
     fn opens(key: &InstallKey, id: &str, generation: u64, token: &str) -> bool {
@@ -120,7 +143,16 @@ mod tests {
     #[test]
     fn a_token_is_the_hmac_of_purpose_generation_and_id() {
         // printf 'session token\0\0\0\0\0\0\0\0\001s-1' | openssl dgst -sha256 -mac HMAC -macopt hexkey:0707… (32 times)
-        assert_eq!(token("s-1", 1), "bst_8af9d06931334cd001e89ccea8edb2a33827e60549f4a6a47250529a60229d84");
+        let mac = "8af9d06931334cd001e89ccea8edb2a33827e60549f4a6a47250529a60229d84";
+        assert_eq!(token("s-1", 1), format!("bst_54312f43313a312e31.{mac}"));
+    }
+
+    #[test]
+    fn a_token_says_whose_it_is() {
+        assert_eq!(thread_of(&token("s-1", 1)), Some(thread()));
+        for wrong in ["", "bst_", "bst_.", "bst_54.00", "bst_5.00", "bst_zz.00", "54312f43313a312e31.00", "bst_ff.00"] {
+            assert_eq!(thread_of(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
@@ -146,10 +178,12 @@ mod tests {
             "bst_".to_owned(),
             right.trim_start_matches("bst_").to_owned(),
             right[..right.len() - 1].to_owned(),
+            right[..right.len() - 2].to_owned(),
             format!("{right}0"),
+            format!("{right}00"),
             format!(" {right}"),
-            format!("bst_{}", "0".repeat(64)),
-            format!("bst_{}", "é".repeat(32)),
+            format!("bst_54312f43313a312e31.{}", "0".repeat(64)),
+            format!("bst_54312f43313a312e31.{}", "é".repeat(32)),
             "x".repeat(10_000),
         ];
         for token in wrong {
@@ -159,7 +193,7 @@ mod tests {
 
     #[test]
     fn neither_key_nor_token_can_be_printed() {
-        let token = key().token(&SessionId::new("s-1"), 1);
+        let token = key().token(&thread(), &SessionId::new("s-1"), 1);
         let shown = format!("{:?} {:?}", key(), SessionApi { base: "http://localhost:1".to_owned(), token });
         assert_eq!(shown, "InstallKey SessionApi { base: \"http://localhost:1\", token: SessionToken }");
     }

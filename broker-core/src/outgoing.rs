@@ -8,7 +8,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
@@ -21,7 +22,8 @@ const COPIES: &str = ".outgoing";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// The kind of refusal: `not_found`, `not_allowed`, `not_a_file`, `secret`, `empty`, `too_large` or `failed`.
+    /// The kind of refusal: `not_found`, `not_allowed`, `not_a_file`, `secret`, `empty`, `too_large`, `busy`, `no_room` or
+    /// `failed`.
     pub code: &'static str,
     /// What is wrong and what would be right.
     pub message: String,
@@ -47,34 +49,133 @@ pub fn folder(sessions_root: &Path) -> PathBuf {
     sessions_root.join(COPIES)
 }
 
-/// Checks a file and copies it to `copy`. A relative path is one within `workspace`. Blocks.
+/// A file that may go out, before it is copied.
+#[derive(Debug)]
+pub struct Checked {
+    file: File,
+    name: String,
+    bytes: u64,
+    /// Where it stands, when it need not be copied but may be moved.
+    received: Option<PathBuf>,
+}
+
+impl Checked {
+    /// How many bytes it has.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Copies it. Nothing is left behind where that fails. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be copied, or changes meanwhile.
+    pub fn copy(mut self, copy: &Path) -> Result<Pinned, Refusal> {
+        let failed = |error: io::Error| Refusal {
+            code: "failed",
+            message: format!("the file could not be copied: {}", error.kind()),
+        };
+        let copied = match &self.received {
+            Some(received) => std::fs::rename(received, copy).map(|()| self.bytes),
+            None => copied(&mut self.file, copy),
+        };
+        // The name has to be there after a power cut too: what was promised is posted from it.
+        let copied = copied.and_then(|copied| {
+            copy.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
+            Ok(copied)
+        });
+        match copied {
+            Ok(copied) if copied == self.bytes => Ok(Pinned { name: self.name, bytes: copied, copy: copy.to_owned() }),
+            other => {
+                // What is left behind is removed at the next start.
+                let _ = std::fs::remove_file(copy);
+                match other {
+                    Ok(_) => refuse("failed", "the file changed while it was copied; try again when it is complete"),
+                    Err(error) => Err(failed(error)),
+                }
+            }
+        }
+    }
+}
+
+fn copied(file: &mut File, copy: &Path) -> io::Result<u64> {
+    let target = make(copy)?;
+    // Shared with the original where the file system can do that, until one of them changes.
+    let copied = io::copy(&mut file.take(MAX_BYTES + 1), &mut &target)?;
+    target.sync_data()?;
+    Ok(copied)
+}
+
+/// Checks whether the file at a path may be posted. A relative path is one within `workspace`. Blocks.
 ///
 /// # Errors
 ///
-/// When it may not be posted, or cannot be copied.
-pub fn pin(path: &str, workspace: &Path, roots: &[PathBuf], copy: &Path) -> Result<Pinned, Refusal> {
-    let asked = workspace.join(path);
-    let (mut file, name, bytes) = checked(&asked, roots)?;
-    let failed =
-        |error: io::Error| Refusal { code: "failed", message: format!("the file could not be copied: {error}") };
-    let target = make(copy).map_err(failed)?;
-    // Shared with the original where the file system can do that, until one of them changes.
-    let copied = io::copy(&mut (&mut file).take(MAX_BYTES + 1), &mut &target).and_then(|copied| {
-        target.sync_data()?;
-        Ok(copied)
-    });
-    let copied = match copied {
-        Ok(copied) if copied == bytes => copied,
-        other => {
-            // What is left behind is removed at the next start.
-            let _ = std::fs::remove_file(copy);
-            return match other {
-                Ok(_) => refuse("failed", "the file changed while it was copied; try again when it is complete"),
-                Err(error) => Err(failed(error)),
-            };
-        }
+/// When it may not.
+pub fn check(path: &str, workspace: &Path, roots: &[PathBuf]) -> Result<Checked, Refusal> {
+    let (file, name, bytes) = checked(&workspace.join(path), roots)?;
+    Ok(Checked { file, name, bytes, received: None })
+}
+
+/// Checks whether a [received](Received) file may be posted as `name`. Its copy is made by moving it. Blocks.
+///
+/// # Errors
+///
+/// When it may not, or is gone.
+pub fn check_received(received: &Path, name: &str) -> Result<Checked, Refusal> {
+    no_secret_name(Path::new(name))?;
+    let failed = |error: io::Error| Refusal {
+        code: "failed",
+        message: format!("what came with the request cannot be read: {}", error.kind()),
     };
-    Ok(Pinned { name, bytes: copied, copy: copy.to_owned() })
+    let mut file = File::open(received).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    if bytes == 0 {
+        return refuse("empty", "the file is empty, which Slack does not take");
+    }
+    no_secret_content(&mut file).map_err(|error| error.unwrap_or_else(|| failed(io::ErrorKind::Other.into())))?;
+    Ok(Checked { file, name: name.to_owned(), bytes, received: Some(received.to_owned()) })
+}
+
+/// How many bytes the disk of a folder has left for the broker.
+///
+/// # Errors
+///
+/// When it cannot be told.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// A file that comes with a request, until the request is answered: then it is removed, unless it became the
+/// copy that is posted.
+#[derive(Debug)]
+pub struct Received {
+    path: PathBuf,
+}
+
+impl Received {
+    /// Makes an empty one, for its content to be written into. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn make(sessions_root: &Path, id: &str) -> io::Result<(Self, File)> {
+        let path = folder(sessions_root).join(format!("{id}.received"));
+        let file = make(&path)?;
+        Ok((Self { path }, file))
+    }
+
+    /// Where it stands.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        // It is somewhere else by now where it was taken. What cannot be removed is at the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 fn make(copy: &Path) -> io::Result<File> {
@@ -87,8 +188,16 @@ fn make(copy: &Path) -> io::Result<File> {
 
 /// Opens a file and checks what was opened.
 fn checked(asked: &Path, roots: &[PathBuf]) -> Result<(File, String, u64), Refusal> {
+    // By the words alone: of what lies elsewhere nobody is told whether it exists.
+    let plain = plain(asked);
+    let Some(root) = roots.iter().find(|root| plain.starts_with(root)) else { return elsewhere() };
     // Before it is opened: opening a device may already do something.
-    let first = asked.canonicalize().map_err(|error| not_opened(asked, &error))?;
+    let first = match asked.canonicalize() {
+        Ok(first) => first,
+        // A link may lead elsewhere, where nobody is told what there is.
+        Err(_) if has_link(root, asked) => return elsewhere(),
+        Err(error) => return Err(not_opened(asked, &error)),
+    };
     no_secret_name(&inside(&first, roots)?)?;
     no_secret_name(Path::new(asked.file_name().unwrap_or_default()))?;
     let metadata = std::fs::metadata(&first).map_err(|error| not_opened(asked, &error))?;
@@ -129,10 +238,30 @@ fn checked(asked: &Path, roots: &[PathBuf]) -> Result<(File, String, u64), Refus
     Ok((file, name, bytes))
 }
 
+/// A path without `.` and `..`, by its words alone.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+/// Whether a path goes over a link anywhere below a root.
+fn has_link(root: &Path, path: &Path) -> bool {
+    let below = path.ancestors().filter(|part| *part != root && !root.starts_with(part));
+    below.into_iter().any(|part| part.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()))
+}
+
 fn not_opened(asked: &Path, error: &io::Error) -> Refusal {
-    // Whether something outside exists is nobody's business, but a path of the agent's own is told as it is.
     let code = if error.kind() == io::ErrorKind::NotFound { "not_found" } else { "failed" };
-    Refusal { code, message: format!("`{}` cannot be opened: {error}", asked.display()) }
+    Refusal { code, message: format!("`{}` cannot be opened: {}", asked.display(), error.kind()) }
 }
 
 /// Where an open file stands.
@@ -159,9 +288,13 @@ fn place(_file: &File) -> io::Result<PathBuf> {
 /// The path within the root that it is in.
 fn inside(path: &Path, roots: &[PathBuf]) -> Result<PathBuf, Refusal> {
     let within = |root: &PathBuf| path.strip_prefix(root.canonicalize().ok()?).ok().map(Path::to_owned);
-    if let Some(within) = roots.iter().find_map(within) {
-        return Ok(within);
+    match roots.iter().find_map(within) {
+        Some(within) => Ok(within),
+        None => elsewhere(),
     }
+}
+
+fn elsewhere<T>() -> Result<T, Refusal> {
     refuse(
         "not_allowed",
         "only files of your workspace, of the shared repositories and images that you generated can be posted; copy the file \
@@ -240,18 +373,22 @@ fn secret<T>(what: &str) -> Result<T, Refusal> {
     refuse("secret", format!("the file looks like a secret ({what}) and is not posted; never post secrets into Slack"))
 }
 
-/// Removes the copies that no post needs any more. Blocks.
+/// Removes the copies that no post needs any more and that are older than this. Blocks.
 ///
 /// # Errors
 ///
 /// When the folder cannot be read.
-pub fn clean(sessions_root: &Path, needed: &[PathBuf]) -> io::Result<()> {
+pub fn clean(sessions_root: &Path, needed: &[PathBuf], older: Duration) -> io::Result<()> {
     let entries = match std::fs::read_dir(folder(sessions_root)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
-    for entry in entries.flatten().map(|entry| entry.path()).filter(|path| !needed.contains(path)) {
-        if let Err(error) = std::fs::remove_file(&entry) {
+    for entry in entries.flatten().filter(|entry| !needed.contains(&entry.path())) {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|at| at.elapsed().unwrap_or_default());
+        if age.is_ok_and(|age| age < older) {
+            continue;
+        }
+        if let Err(error) = std::fs::remove_file(entry.path()) {
             tracing::warn!(%error, "a copy of a posted file could not be removed");
         }
     }
@@ -289,7 +426,7 @@ mod tests {
         fn pin(&self, path: &str) -> Result<Pinned, Refusal> {
             self.count.set(self.count.get() + 1);
             let copy = folder(self.root.path()).join(self.count.get().to_string());
-            pin(path, &self.at("workspace"), &[self.at("workspace"), self.at("repos")], &copy)
+            check(path, &self.at("workspace"), &[self.at("workspace"), self.at("repos")])?.copy(&copy)
         }
 
         #[track_caller]
@@ -314,7 +451,7 @@ mod tests {
         symlink(place.at("repos/b.txt"), place.at("workspace/link.txt")).unwrap();
         assert_eq!(place.pin("link.txt").unwrap().name, "link.txt");
 
-        clean(place.root.path(), std::slice::from_ref(&pinned.copy)).unwrap();
+        clean(place.root.path(), std::slice::from_ref(&pinned.copy), Duration::ZERO).unwrap();
         let left: Vec<_> = std::fs::read_dir(folder(place.root.path())).unwrap().map(|e| e.unwrap().path()).collect();
         assert_eq!(left, [pinned.copy]);
     }
@@ -329,6 +466,8 @@ mod tests {
         symlink(place.at("outside/x"), place.at("workspace/link")).unwrap();
         symlink(place.at("outside"), place.at("workspace/linked")).unwrap();
         symlink("/dev/zero", place.at("workspace/zero")).unwrap();
+        symlink(place.at("outside/missing"), place.at("workspace/dangling")).unwrap();
+        symlink(place.at("workspace/loop"), place.at("workspace/loop")).unwrap();
         std::fs::hard_link(place.at("workspace/several"), place.at("outside/several")).unwrap();
         let fifo = place.at("workspace/fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
@@ -348,12 +487,47 @@ mod tests {
             ("fifo", "not_a_file"),
             ("empty", "empty"),
             ("missing", "not_found"),
+            ("sub/missing/too", "not_found"),
+            ("sub/../missing", "not_found"),
+            // Of what lies elsewhere nobody is told whether it is there.
+            ("../outside/missing", "not_allowed"),
+            ("/etc/missing", "not_allowed"),
+            ("dangling", "not_allowed"),
+            ("linked/missing", "not_allowed"),
+            ("linked/../missing", "not_allowed"),
+            ("loop", "not_allowed"),
+            ("x\0y", "failed"),
         ] {
             place.refused(path, code);
         }
         let large = File::create(place.at("workspace/large")).unwrap();
         large.set_len(MAX_BYTES + 1).unwrap();
         place.refused("large", "too_large");
+    }
+
+    #[test]
+    fn what_came_with_a_request_is_moved_and_never_left_behind() {
+        let place = Place::new();
+        let copy = folder(place.root.path()).join("copy");
+        let receive = |content: &str| {
+            let (received, mut file) = Received::make(place.root.path(), "1").unwrap();
+            std::io::Write::write_all(&mut file, content.as_bytes()).unwrap();
+            received
+        };
+        for (name, content, code) in
+            [("a.txt", "", "empty"), (".env", "x", "secret"), ("a", "-----BEGIN RSA PRIVATE KEY-----", "secret")]
+        {
+            let received = receive(content);
+            assert_eq!(check_received(received.path(), name).unwrap_err().code, code, "{name}");
+            drop(received);
+        }
+        let received = receive("abc");
+        let pinned = check_received(received.path(), "a.txt").unwrap().copy(&copy).unwrap();
+        assert_eq!((pinned.name.as_str(), pinned.bytes), ("a.txt", 3));
+        assert_eq!(check_received(received.path(), "a.txt").unwrap_err().code, "failed", "it is gone");
+        drop(received);
+        let left: Vec<_> = std::fs::read_dir(folder(place.root.path())).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(left, [copy]);
     }
 
     #[test]

@@ -190,6 +190,8 @@ pub struct SessionRows {
     pub turn: Option<TurnRow>,
     /// Parts that the running turn made, in order, whatever their state.
     pub turn_parts: Vec<PartRow>,
+    /// How many parts of its thread are not yet sent.
+    pub open_parts: usize,
 }
 
 /// One step of a session: all of it or nothing.

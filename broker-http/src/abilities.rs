@@ -9,15 +9,17 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use broker_core::chat::{MessageId, ThreadKey};
+use broker_core::chat::{MessageId, PartBody, ThreadKey};
 use broker_core::engine::{Door, EarlierError};
 use broker_core::prompt;
 use broker_core::session::PostFate;
 use broker_core::store::{PartRow, PostId};
 use broker_core::thread_tools::{self, Method, Route, ToolAnswer, ToolCommand, ToolRefusal};
 use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 
 use crate::body;
+use crate::content;
 use crate::message;
 use crate::refusal::Refusal;
 use crate::sessions::Sessions;
@@ -40,20 +42,31 @@ pub(crate) fn router() -> Router<Arc<Sessions>> {
 async fn serve(sessions: &Sessions, route: &'static Route, request: Request) -> Result<Response, Refusal> {
     let (parts, content) = request.into_parts();
     let once = once(&parts.headers)?;
-    let arguments = match route.method {
-        Method::Get => query(&parts)?,
-        Method::Post => body::object(content, sessions.limits.body_bytes, sessions.limits.body).await?,
+    let limits = sessions.limits;
+    let (arguments, received) = match (route.method, route.content()) {
+        (Method::Get, _) => (query(&parts)?, None),
+        (Method::Post, None) => (body::object(content, limits.body_bytes, limits.body).await?, None),
+        (Method::Post, Some(field)) => {
+            content::object(&parts.headers, content, field, sessions, sessions.door()?).await?
+        }
     };
-    let asked = route.read(arguments).map_err(|refusal| refused(route, refusal))?;
+    let path = received.as_ref().map(|received| received.path().to_owned());
+    let asked = route.read(arguments, path).map_err(|refusal| refused(route, refusal))?;
     let find = |door: &Door| door.thread(&asked.conversation, &asked.root);
-    let (door, thread) = sessions.open(&parts.headers, find).await?;
+    let (door, thread) = sessions.open(&parts.extensions, find).await?;
     match asked.command {
-        ToolCommand::History { before, limit } => history(&door, &thread, before, limit, asked.as_text).await,
+        ToolCommand::History { before, limit } => {
+            let read = history(&door, &thread, before, limit, asked.as_text);
+            timeout(limits.request, read).await.unwrap_or(Err(Refusal::TimedOut))
+        }
         command => {
+            let limit = if matches!(command, ToolCommand::File(_)) { limits.file } else { limits.request };
             // Of what may be repeated there is nothing to remember.
             let once = once.filter(|_| matches!(command, ToolCommand::Post { .. } | ToolCommand::File(_)));
-            let answer = door.call(&thread, command, once).await?;
-            told(&door, answer).await
+            let answer = timeout(limit, door.call(&thread, command, once)).await;
+            // Once it is answered, what came with it has been moved or is not wanted.
+            drop(received);
+            told(&door, answer.map_err(|_| Refusal::OutcomeUnknown)??).await
         }
     }
 }
@@ -95,9 +108,12 @@ fn refused(route: &Route, refusal: ToolRefusal) -> Refusal {
     let bad = |code: String| Refusal::own(StatusCode::BAD_REQUEST, code, refusal.message.clone());
     match (refusal.code, refusal.argument) {
         ("missing_argument", Some("reason")) => bad("missing_reason".to_owned()).with("required", json!(["reason"])),
-        ("missing_argument" | "empty", Some(name)) if route.required().contains(&name) => {
+        ("missing_argument" | "empty", Some(name)) => {
             let place = if route.method == Method::Get { "query" } else { "body" };
-            bad(format!("missing_required_{place}")).with("required", json!(route.required()))
+            let always = route.required();
+            let needed = always.iter().any(|needed| needed.split('|').any(|one| one == name));
+            let required = if needed { always } else { vec![name] };
+            bad(format!("missing_required_{place}")).with("required", json!(required))
         }
         ("too_long", _) => bad("too_long".to_owned()),
         (_, Some(name)) => match route.allowed(name) {
@@ -146,9 +162,14 @@ async fn history(
 async fn told(door: &Door, answer: ToolAnswer) -> Result<Response, Refusal> {
     let answer = match answer {
         ToolAnswer::Posted { post, .. } => {
-            let parts = door.post(&post).await?;
+            // It is posted, whether the store can say more of it or not.
+            let parts = door.post(&post).await.unwrap_or_default();
             let messages: Vec<_> = parts.iter().filter_map(|part| part.message.clone()).collect();
-            json!({"ok": true, "state": "sent", "post_id": post, "messages": messages})
+            let mut answer = json!({"ok": true, "state": "sent", "post_id": post, "messages": messages});
+            if let Some(file) = parts.iter().find_map(file) {
+                answer["file"] = file;
+            }
+            answer
         }
         ToolAnswer::Queued { post } => {
             let answer = json!({"ok": true, "state": "queued", "post_id": post});
@@ -159,9 +180,11 @@ async fn told(door: &Door, answer: ToolAnswer) -> Result<Response, Refusal> {
         ToolAnswer::Text(text) => json!({"ok": true, "text": text}),
         ToolAnswer::Refused { code, message } => {
             let status = match code {
-                "stopped" | "no_turn" | "no_job" => StatusCode::CONFLICT,
+                "stopped" | "turn_over" | "no_turn" | "no_job" => StatusCode::CONFLICT,
+                "too_many_open_posts" => StatusCode::TOO_MANY_REQUESTS,
                 "refused" => StatusCode::BAD_GATEWAY,
-                "unavailable" | "failed" => StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable" | "failed" | "busy" => StatusCode::SERVICE_UNAVAILABLE,
+                "no_room" => StatusCode::INSUFFICIENT_STORAGE,
                 "not_supported" => StatusCode::NOT_IMPLEMENTED,
                 _ => StatusCode::BAD_REQUEST,
             };
@@ -169,6 +192,19 @@ async fn told(door: &Door, answer: ToolAnswer) -> Result<Response, Refusal> {
         }
     };
     Ok(Json(answer).into_response())
+}
+
+/// The file that a part shows.
+fn file(part: &PartRow) -> Option<Value> {
+    let PartBody::File { file } = &part.body else { return None };
+    let title = file.title.as_ref().unwrap_or(&file.name);
+    Some(json!({
+        "fileId": file.uploaded,
+        "title": title,
+        "name": file.name,
+        "mimetype": file.content_type,
+        "size": file.bytes,
+    }))
 }
 
 fn undelivered(post: &PostId, arrived: u32, of: u32, code: &str) -> Refusal {
@@ -194,16 +230,16 @@ pub(crate) async fn look(
     let Path(id) = id.map_err(|_| Refusal::NotFound)?;
     let id = PostId::new(id);
     let door = sessions.door()?;
-    let parts = door.post(&id).await?;
+    let parts = timeout(sessions.limits.request, door.post(&id)).await.map_err(|_| Refusal::TimedOut)??;
     // Whose it is, or that there is none, is told to nobody whose it is not.
-    sessions.open(request.headers(), |_| parts.first().map(|part| part.thread.clone())).await?;
+    sessions.open(request.extensions(), |_| parts.first().map(|part| part.thread.clone())).await?;
     let Some(PostFate { arrived, of, open, error }) = PostFate::of(&parts) else { return Err(Refusal::NotFound) };
     let state = match (open, &error) {
         (true, _) => "queued",
         (false, None) => "sent",
         (false, Some(_)) => "refused",
     };
-    let shown = |part: &PartRow| json!({"state": part.state, "ts": part.message});
+    let shown = |part: &PartRow| json!({"state": part.state, "ts": part.message, "file": file(part)});
     let parts: Vec<Value> = parts.iter().map(shown).collect();
     let mut answer = json!({"ok": true, "post_id": id, "state": state, "arrived": arrived, "of": of, "parts": parts});
     if let Some(code) = error {

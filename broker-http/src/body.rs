@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::refusal::Refusal;
 
 /// How long a body that is too large is read on and thrown away, so that whoever is still sending hears the answer.
-const LINGER: Duration = Duration::from_secs(2);
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// Whether the headers promise JSON. A web page can send nothing of that type without asking first.
 pub(crate) fn promises_json(headers: &HeaderMap) -> bool {
@@ -36,18 +36,30 @@ pub(crate) async fn object(body: Body, most: usize, limit: Duration) -> Result<M
 }
 
 async fn bytes(mut body: Body, most: usize) -> Result<Vec<u8>, Refusal> {
+    let (bytes, whole) = beginning(&mut body, most).await?;
+    if whole {
+        return Ok(bytes);
+    }
+    drop(bytes);
+    throw_away(body).await;
+    Err(Refusal::BodyTooLarge)
+}
+
+/// Reads what is left. Whoever sends on for longer than that is waited for sees the connection end.
+pub(crate) async fn throw_away(mut body: Body) {
+    let _ = timeout(LINGER, async { while let Some(Ok(_)) = body.frame().await {} }).await;
+}
+
+/// The beginning of a body: the whole of it if it has at most so many bytes, and one frame more than these otherwise.
+pub(crate) async fn beginning(body: &mut Body, most: usize) -> Result<(Vec<u8>, bool), Refusal> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Refusal::Malformed("the body broke off".to_owned()))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > most {
-            drop(bytes);
-            let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-            // Whoever sends on for longer than this sees the connection end.
-            let _ = timeout(LINGER, rest).await;
-            return Err(Refusal::BodyTooLarge);
-        }
         bytes.extend_from_slice(&data);
+        if bytes.len() > most {
+            return Ok((bytes, false));
+        }
     }
-    Ok(bytes)
+    Ok((bytes, true))
 }

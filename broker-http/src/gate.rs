@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
@@ -21,6 +21,9 @@ pub(crate) struct Gate {
     pub(crate) hosts: Hosts,
     /// One permit per request that may be served at once.
     pub(crate) slots: Semaphore,
+    /// How long one may take that asks how the broker is.
+    pub(crate) watched: Duration,
+    /// How long any other may take. Each route has limits of its own, which end it earlier with better words.
     pub(crate) limit: Duration,
 }
 
@@ -41,9 +44,11 @@ impl Gate {
     }
 }
 
-async fn within(gate: &Gate, request: Request, next: Next) -> Response {
-    let response = tokio::time::timeout(gate.limit, next.run(request)).await;
-    response.unwrap_or_else(|_| Refusal::TimedOut.into_response())
+async fn within(limit: Duration, request: Request, next: Next) -> Response {
+    // Whether something was changed by then nobody knows.
+    let late = if request.method() == Method::GET { Refusal::TimedOut } else { Refusal::OutcomeUnknown };
+    let response = tokio::time::timeout(limit, next.run(request)).await;
+    response.unwrap_or_else(|_| late.into_response())
 }
 
 /// Lets a request through, or refuses it.
@@ -52,9 +57,9 @@ pub(crate) async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: 
         Some(refusal) => refusal.into_response(),
         // Whoever watches over the broker asks how it is, and no number of slow clients may keep the answer back. These
         // read no body, and connections are bounded.
-        None if WATCHED.contains(&request.uri().path()) => within(&gate, request, next).await,
+        None if WATCHED.contains(&request.uri().path()) => within(gate.watched, request, next).await,
         None => match gate.slots.try_acquire() {
-            Ok(_slot) => within(&gate, request, next).await,
+            Ok(_slot) => within(gate.limit, request, next).await,
             Err(_) => Refusal::Busy.into_response(),
         },
     };

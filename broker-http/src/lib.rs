@@ -32,6 +32,7 @@ mod abilities;
 mod bind;
 mod body;
 mod connections;
+mod content;
 mod gate;
 mod health;
 mod hosts;

@@ -1,12 +1,18 @@
-//! `GET /openapi.json`: every route with what it takes, from the same schemas that requests are checked by.
+//! `GET /openapi.json`: every route with what it takes and answers, from the same schemas that requests are checked by.
 
 use broker_core::thread_tools::{self, Method, Route};
 use serde_json::{Map, Value, json};
 
 use crate::sessions::{POSTS, RETRY, REVOKE_TOKEN};
 
+/// What a route answers when it is served: status, words, media type, schema.
+type Answer = (&'static str, &'static str, &'static str, Value);
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
+
 /// The description of the whole surface.
-pub(crate) fn document(version: &str, tokens: bool) -> Value {
+pub(crate) fn document(version: &str, tokens: bool, metrics: bool) -> Value {
     let mut paths = Map::new();
     for route in thread_tools::routes() {
         paths.insert(route.path().to_owned(), ability(route));
@@ -14,17 +20,30 @@ pub(crate) fn document(version: &str, tokens: bool) -> Value {
     let key = parameter("key", "path", true, "`<channel>:<thread ts>`", &json!({"type": "string"}));
     let id = parameter("id", "path", true, "The post's id.", &json!({"type": "string"}));
     let empty = json!({"type": "object", "additionalProperties": false});
-    let act = |about: &str| json!({"post": operation(about, std::slice::from_ref(&key), Some(&empty))});
+    let act = |about: &str| {
+        let mut operation = operation(about, std::slice::from_ref(&key), &[done()]);
+        operation["requestBody"] = json!({"required": false, "content": {JSON: {"schema": empty}}});
+        json!({"post": operation})
+    };
     paths.insert(RETRY.to_owned(), act("Tries now what was put aside after too many failures."));
     paths.insert(REVOKE_TOKEN.to_owned(), act("Makes every token that was given out for the session worthless."));
-    paths.insert(POSTS.to_owned(), json!({"get": operation("How a post stands.", &[id], None)}));
-    for (path, about) in [
-        ("/healthz", "`ok` while the process is alive."),
-        ("/readyz", "Each part with `ok`, or the reason and what mends it."),
-        ("/metrics", "Figures in Prometheus' text format."),
-        ("/openapi.json", "This document."),
-    ] {
-        let mut open = operation(about, &[], None);
+    paths.insert(POSTS.to_owned(), json!({"get": operation("How a post stands.", &[id], &[stands()])}));
+    let any = |about| ("200", about, JSON, json!({"type": "object"}));
+    let text = ("200", "The text.", TEXT, json!({"type": "string"}));
+    let mut watched = vec![
+        ("/healthz", "`ok` while the process is alive.", vec![text.clone()]),
+        (
+            "/readyz",
+            "Each part with `ok`, or the reason and what mends it.",
+            vec![any("Every part is well."), ("503", "A part is ill.", JSON, json!({"type": "object"}))],
+        ),
+        ("/openapi.json", "This document.", vec![any("The document.")]),
+    ];
+    if metrics {
+        watched.push(("/metrics", "Figures in Prometheus' text format.", vec![text]));
+    }
+    for (path, about, answers) in watched {
+        let mut open = operation(about, &[], &answers);
         open["security"] = json!([]);
         paths.insert(path.to_owned(), json!({"get": open}));
     }
@@ -33,7 +52,18 @@ pub(crate) fn document(version: &str, tokens: bool) -> Value {
         "openapi": "3.1.0",
         "info": {"title": "slack-codex-broker", "version": version},
         "security": security,
-        "components": {"securitySchemes": {"session": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": {
+                "type": "object",
+                "properties": {
+                    "ok": {"const": false},
+                    "error": {"type": "string", "description": "The code; docs/http-api.md lists them."},
+                    "message": {"type": "string", "description": "What is wrong, and what to do."},
+                },
+                "required": ["ok", "error", "message"],
+            }},
+        },
         "paths": paths,
     })
 }
@@ -50,27 +80,103 @@ fn ability(route: &Route) -> Value {
                     parameter(name, "query", required.contains(&name.as_str()), about, field)
                 })
                 .collect();
-            json!({"get": operation(route.about(), &parameters, None)})
+            let text = ("200", "The messages.", TEXT, json!({"type": "string"}));
+            json!({"get": operation(route.about(), &parameters, &[history(), text])})
         }
-        Method::Post => json!({"post": operation(route.about(), &[], Some(&schema))}),
+        Method::Post => {
+            let mut operation = if route.posts() {
+                let about = "1 to 255 visible ASCII characters: the same key within 24 hours makes no second post, and is \
+                             answered with what became of the first.";
+                let key =
+                    parameter("Idempotency-Key", "header", false, about, &json!({"type": "string", "maxLength": 255}));
+                operation(route.about(), &[key], &posted())
+            } else {
+                operation(route.about(), &[], &[done()])
+            };
+            operation["requestBody"] = json!({"required": true, "content": {JSON: {"schema": schema}}});
+            json!({"post": operation})
+        }
     }
+}
+
+fn done() -> Answer {
+    ("200", "It is done.", JSON, object(json!({})))
+}
+
+fn posted() -> [Answer; 2] {
+    let sent = json!({
+        "state": {"const": "sent"},
+        "post_id": {"type": "string"},
+        "messages": {"type": "array", "items": {"type": "string"}, "description": "The ts of each message; of a file Slack \
+                                                                                 tells none."},
+        "file": file(),
+    });
+    let queued = json!({"state": {"const": "queued"}, "post_id": {"type": "string"}});
+    let late = "It is durable and will be posted; Slack did not take it within 20 s.";
+    [("200", "Every part of it is posted.", JSON, object(sent)), ("202", late, JSON, object(queued))]
+}
+
+fn file() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "properties": {
+            "fileId": {"type": ["string", "null"]},
+            "title": {"type": "string"},
+            "name": {"type": "string"},
+            "mimetype": {"type": ["string", "null"]},
+            "size": {"type": "integer"},
+        },
+    })
+}
+
+fn stands() -> Answer {
+    let part = json!({
+        "type": "object",
+        "properties": {"state": {"type": "string"}, "ts": {"type": ["string", "null"]}, "file": file()},
+    });
+    let fields = json!({
+        "post_id": {"type": "string"},
+        "state": {"type": "string", "enum": ["queued", "sent", "refused"]},
+        "arrived": {"type": "integer"},
+        "of": {"type": "integer"},
+        "parts": {"type": "array", "items": part},
+        "code": {"type": "string", "description": "Slack's, where it was refused."},
+    });
+    ("200", "How it stands.", JSON, object(fields))
+}
+
+fn history() -> Answer {
+    let fields = json!({
+        "channelId": {"type": "string"},
+        "rootThreadTs": {"type": "string"},
+        "beforeMessageTs": {"type": ["string", "null"]},
+        "returnedCount": {"type": "integer"},
+        "hasMore": {"type": "boolean"},
+        "has_more": {"type": "boolean"},
+        "maxLimit": {"type": "integer"},
+        "formattedText": {"type": "string"},
+        "messages": {"type": "array", "items": {"type": "object"}},
+    });
+    ("200", "The messages, oldest first.", JSON, object(fields))
+}
+
+/// An answer with `ok` and these fields.
+fn object(mut fields: Value) -> Value {
+    fields["ok"] = json!({"const": true});
+    json!({"type": "object", "properties": fields, "required": ["ok"]})
 }
 
 fn parameter(name: &str, place: &str, required: bool, about: &str, schema: &Value) -> Value {
     json!({"name": name, "in": place, "required": required, "description": about, "schema": schema})
 }
 
-fn operation(about: &str, parameters: &[Value], body: Option<&Value>) -> Value {
-    let mut operation = json!({
-        "summary": about,
-        "parameters": parameters,
-        "responses": {
-            "200": {"description": "It is done."},
-            "default": {"description": "`{\"ok\":false,\"error\":\"<code>\",\"message\":\"<what to do>\"}`"},
-        },
-    });
-    if let Some(schema) = body {
-        operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema}}});
+fn operation(about: &str, parameters: &[Value], answers: &[Answer]) -> Value {
+    let error = json!({JSON: {"schema": {"$ref": "#/components/schemas/Error"}}});
+    let mut responses = Map::new();
+    responses.insert("default".to_owned(), json!({"description": "It is refused.", "content": error}));
+    for (status, about, kind, schema) in answers {
+        let response = responses.entry(*status).or_insert_with(|| json!({"description": about, "content": {}}));
+        response["content"][kind] = json!({"schema": schema});
     }
-    operation
+    json!({"summary": about, "parameters": parameters, "responses": responses})
 }

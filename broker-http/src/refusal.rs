@@ -18,7 +18,12 @@ pub(crate) enum Refusal {
     HostNotAllowed,
     OriginNotAllowed,
     Busy,
+    /// This session has as many requests under way as it may.
+    TooManyRequests,
+    /// Nothing was changed.
     TimedOut,
+    /// The change may have been made: the answer to it was lost, or came too late.
+    OutcomeUnknown,
     /// No session can be asked yet: the broker is not connected.
     Starting,
     TokenMissing,
@@ -31,7 +36,7 @@ pub(crate) enum Refusal {
     BodyTooSlow,
     /// The body breaks off, or is no JSON object.
     Malformed(String),
-    Store(String),
+    Store,
     /// What only one route says.
     Own(Own),
 }
@@ -78,8 +83,11 @@ impl Refusal {
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            // Not 502 to 504, after which many a client sends the same again by itself.
+            Self::OutcomeUnknown => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::Busy | Self::TimedOut | Self::Starting | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::TimedOut | Self::Starting | Self::Store => StatusCode::SERVICE_UNAVAILABLE,
             Self::Own(own) => own.status,
         }
     }
@@ -91,7 +99,9 @@ impl Refusal {
             Self::HostNotAllowed => "host_not_allowed",
             Self::OriginNotAllowed => "origin_not_allowed",
             Self::Busy => "busy",
+            Self::TooManyRequests => "too_many_requests",
             Self::TimedOut => "timed_out",
+            Self::OutcomeUnknown => "outcome_unknown",
             Self::Starting => "starting",
             Self::TokenMissing => "token_missing",
             Self::Forbidden => "forbidden",
@@ -100,7 +110,7 @@ impl Refusal {
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTooSlow => "body_too_slow",
             Self::Malformed(_) => "invalid_json",
-            Self::Store(_) => "store_unavailable",
+            Self::Store => "store_unavailable",
             Self::Own(own) => return own.code.clone(),
         })
     }
@@ -112,7 +122,12 @@ impl Refusal {
             Self::HostNotAllowed => "call the broker by its address, by localhost or by the host it is bound to",
             Self::OriginNotAllowed => "the broker takes no requests from web pages",
             Self::Busy => "too many requests at once; try again",
-            Self::TimedOut => "no answer in time; try again",
+            Self::TooManyRequests => "this session has too many requests under way; send the next after an answer",
+            Self::TimedOut => "no answer in time; nothing was changed, try again",
+            Self::OutcomeUnknown => {
+                "it may have been done, or not: look into the thread first; with the same `idempotency-key` a post may be \
+                 asked for again without being made twice"
+            }
             Self::Starting => "the broker is not connected to Slack yet; /readyz says why",
             Self::TokenMissing => {
                 "send `authorization: Bearer $BROKER_TOKEN`; `broker token <key>` prints the token of a session"
@@ -122,7 +137,8 @@ impl Refusal {
             Self::NotJson => "send a JSON object, with `content-type: application/json`",
             Self::BodyTooLarge => "the body has more bytes than this route takes",
             Self::BodyTooSlow => "the body did not come in time",
-            Self::Malformed(what) | Self::Store(what) => return Cow::Owned(what),
+            Self::Store => "the broker cannot read or write its store; /readyz and the log say why",
+            Self::Malformed(what) => return Cow::Owned(what),
             Self::Own(own) => return Cow::Owned(own.message),
         })
     }
@@ -130,7 +146,9 @@ impl Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        Self::Store(error.to_string())
+        // Its words name places of the operator's disk.
+        tracing::warn!(%error, "a request could not be served for want of the store");
+        Self::Store
     }
 }
 
@@ -139,6 +157,7 @@ impl From<AskError> for Refusal {
         match error {
             AskError::NoSession => Self::SessionNotFound,
             AskError::Busy => Self::Busy,
+            AskError::Unanswered => Self::OutcomeUnknown,
             AskError::Store(error) => error.into(),
         }
     }

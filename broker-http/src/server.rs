@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Request;
 use axum::http::header;
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::routing::get;
 use axum::{Json, Router};
 use broker_core::engine::Door;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -43,12 +43,22 @@ pub struct Limits {
     pub requests: usize,
     /// How long the head of a request may take, idle time between two requests included. 10 s.
     pub head: Duration,
-    /// How long the answer to a request may take: a post is waited for. 30 s.
+    /// Requests of one session at once; further ones are answered with 429 `too_many_requests`. 32.
+    pub session_requests: usize,
+    /// How long the answer may take once the request is read: a post is waited for. 30 s.
     pub request: Duration,
     /// How long the body of a request may take. 10 s.
     pub body: Duration,
     /// How many bytes it may have. 1 MiB.
     pub body_bytes: usize,
+    /// How long a body may take that is larger, since a file comes with it. 2 min.
+    pub file_body: Duration,
+    /// How many bytes that may have. 150 MiB.
+    pub file_body_bytes: u64,
+    /// How many of them are read at once; further ones are answered with 503 `busy`. 4.
+    pub file_bodies: usize,
+    /// How long the answer to a file may take once the request is read: a GiB is copied first. 2 min.
+    pub file: Duration,
     /// How long a connection may live, whatever goes on in it. 60 s.
     pub connection: Duration,
     /// How long connections may take to end once the server stops. 2 s.
@@ -61,12 +71,24 @@ impl Default for Limits {
             connections: 128,
             requests: 64,
             head: Duration::from_secs(10),
+            session_requests: 32,
             request: Duration::from_secs(30),
             body: Duration::from_secs(10),
             body_bytes: 1024 * 1024,
+            file_body: Duration::from_secs(120),
+            file_body_bytes: 150 * 1024 * 1024,
+            file_bodies: 4,
+            file: Duration::from_secs(120),
             connection: Duration::from_secs(60),
             stop: Duration::from_secs(2),
         }
+    }
+}
+
+impl Limits {
+    /// Longer than any request takes whose parts keep to their own limits.
+    fn longest(&self) -> Duration {
+        self.file_body.max(self.body) + self.file.max(self.request)
     }
 }
 
@@ -149,19 +171,21 @@ impl Api {
         let gate = Gate {
             hosts: Hosts::new(&self.bind_host, &self.hosts),
             slots: Semaphore::new(self.limits.requests),
-            limit: self.limits.request,
+            watched: self.limits.request,
+            limit: self.limits.longest(),
         };
         let health = Health { version: self.version, since: Instant::now(), parts: self.parts };
         let mut router = Router::new();
+        let metrics = self.metrics.is_some();
         if let Some(Metrics(text)) = self.metrics {
             let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
             router = router.route("/metrics", get(async move || (format, text().await)));
         }
         if let Some((_, access)) = &self.sessions {
-            let document = openapi::document(self.version, matches!(access, Access::Tokens(_)));
+            let document = openapi::document(self.version, matches!(access, Access::Tokens(_)), metrics);
             router = router.route("/openapi.json", get(async move || Json(document)));
         }
-        let sessions = self.sessions.map(|(door, access)| Sessions { access, door, limits: self.limits });
+        let sessions = self.sessions.map(|(door, access)| Sessions::new(access, door, self.limits));
         let sessions = sessions.map(sessions::router).unwrap_or_default();
         router
             .route("/healthz", get(health::alive))
@@ -216,25 +240,25 @@ async fn connection(
     seat: &Arc<Seat>,
     stop: CancellationToken,
 ) -> Result<(), hyper::Error> {
-    let at = Arc::clone(seat);
-    let router = router.layer(middleware::from_fn(move |request: Request, next: Next| {
-        let busy = at.busy();
+    let (at, router) = (Arc::clone(seat), TowerToHyperService::new(router));
+    let service = service_fn(move |request| {
+        let (busy, response) = (at.busy(), router.call(request));
         async move {
-            let response = next.run(request).await;
+            let response = response.await;
             drop(busy);
             response
         }
-    }));
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let rest = tokio::select! {
         ended = connection.as_mut() => return ended,
         () = seat.gone() => return Ok(()),
-        () = tokio::time::sleep(limits.connection) => limits.request,
+        () = tokio::time::sleep(limits.connection) => limits.longest(),
         () = stop.cancelled() => limits.stop,
     };
     // What is being answered may be finished, nothing new is begun.

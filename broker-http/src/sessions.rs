@@ -1,19 +1,21 @@
 //! What can be done to a session, and who may do it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{Extensions, HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
-use broker_core::access::InstallKey;
+use broker_core::access::{self, InstallKey};
 use broker_core::chat::ThreadKey;
 use broker_core::engine::Door;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::refusal::Refusal;
 use crate::server::Limits;
@@ -31,41 +33,90 @@ pub enum Access {
 /// What the routes work on.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    pub(crate) access: Access,
+    access: Access,
     /// Absent while the broker is not connected.
-    pub(crate) door: watch::Receiver<Option<Door>>,
+    door: watch::Receiver<Option<Door>>,
     pub(crate) limits: Limits,
+    /// One permit per body that is read at once although it is large.
+    pub(crate) file_bodies: Arc<Semaphore>,
+    under_way: Arc<Mutex<HashMap<ThreadKey, usize>>>,
+}
+
+/// Whoever asks: which session its token opens. Known before anything of the body is read.
+#[derive(Debug, Clone)]
+struct Opened(ThreadKey);
+
+/// A place among a session's requests, given back when it is dropped.
+struct Place {
+    under_way: Arc<Mutex<HashMap<ThreadKey, usize>>>,
+    thread: ThreadKey,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = under_way.get_mut(&self.thread) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.thread);
+            }
+        }
+    }
 }
 
 impl Sessions {
+    pub(crate) fn new(access: Access, door: watch::Receiver<Option<Door>>, limits: Limits) -> Self {
+        let file_bodies = Arc::new(Semaphore::new(limits.file_bodies));
+        Self { access, door, limits, file_bodies, under_way: Arc::default() }
+    }
+
     /// The way to all sessions, once there is one.
     pub(crate) fn door(&self) -> Result<Door, Refusal> {
         self.door.borrow().clone().ok_or(Refusal::Starting)
     }
 
-    /// The way to a session's thread, for whoever may go it.
-    pub(crate) async fn open(
-        &self,
-        headers: &HeaderMap,
-        find: impl FnOnce(&Door) -> Option<ThreadKey>,
-    ) -> Result<(Door, ThreadKey), Refusal> {
+    /// The session that a request's token opens; nothing where none is asked for.
+    async fn opened(&self, headers: &HeaderMap) -> Result<Option<Opened>, Refusal> {
+        let Access::Tokens(key) = &self.access else { return Ok(None) };
+        let token = bearer(headers).ok_or(Refusal::TokenMissing)?;
         let door = self.door()?;
-        let thread = find(&door);
+        let thread = access::thread_of(token);
         let session = match &thread {
             Some(thread) => door.session(thread).await?,
             None => None,
         };
-        match &self.access {
-            Access::Open if session.is_none() => return Err(Refusal::SessionNotFound),
-            Access::Open => {}
-            Access::Tokens(key) => {
-                let token = bearer(headers).ok_or(Refusal::TokenMissing)?;
-                if !key.opens(session.as_ref().map(|session| (&session.id, session.token_generation)), token) {
-                    return Err(Refusal::Forbidden);
-                }
-            }
+        let opens = key.opens(session.as_ref().map(|session| (&session.id, session.token_generation)), token);
+        thread.filter(|_| opens).map(|thread| Some(Opened(thread))).ok_or(Refusal::Forbidden)
+    }
+
+    /// A place among the requests of a session.
+    fn place(&self, thread: &ThreadKey) -> Result<Place, Refusal> {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = under_way.entry(thread.clone()).or_default();
+        if *count == self.limits.session_requests {
+            return Err(Refusal::TooManyRequests);
         }
-        thread.map(|thread| (door, thread)).ok_or(Refusal::SessionNotFound)
+        *count += 1;
+        Ok(Place { under_way: Arc::clone(&self.under_way), thread: thread.clone() })
+    }
+
+    /// The way to a session's thread, for whoever may go it.
+    pub(crate) async fn open(
+        &self,
+        asks: &Extensions,
+        find: impl FnOnce(&Door) -> Option<ThreadKey>,
+    ) -> Result<(Door, ThreadKey), Refusal> {
+        let door = self.door()?;
+        let thread = find(&door);
+        if matches!(self.access, Access::Tokens(_)) {
+            let Some(Opened(own)) = asks.get::<Opened>() else { return Err(Refusal::Forbidden) };
+            return thread.filter(|thread| thread == own).map(|thread| (door, thread)).ok_or(Refusal::Forbidden);
+        }
+        let thread = thread.ok_or(Refusal::SessionNotFound)?;
+        match door.session(&thread).await? {
+            Some(_) => Ok((door, thread)),
+            None => Err(Refusal::SessionNotFound),
+        }
     }
 }
 
@@ -89,15 +140,22 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-/// What can be refused before the body is read.
-async fn before(State(sessions): State<Arc<Sessions>>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    if matches!(sessions.access, Access::Tokens(_)) && bearer(headers).is_none() {
-        return Refusal::TokenMissing.into_response();
-    }
-    if request.method() == Method::POST && !body::promises_json(headers) {
+/// What can be refused before the body is read. Whoever has no token holds nothing but this look.
+async fn before(State(sessions): State<Arc<Sessions>>, mut request: Request, next: Next) -> Response {
+    let opened = match timeout(sessions.limits.request, sessions.opened(request.headers())).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(refusal)) => return refusal.into_response(),
+        Err(_) => return Refusal::TimedOut.into_response(),
+    };
+    if request.method() == Method::POST && !body::promises_json(request.headers()) {
         return Refusal::NotJson.into_response();
     }
+    let Some(opened) = opened else { return next.run(request).await };
+    let _place = match sessions.place(&opened.0) {
+        Ok(place) => place,
+        Err(refusal) => return refusal.into_response(),
+    };
+    request.extensions_mut().insert(opened);
     next.run(request).await
 }
 
@@ -109,7 +167,7 @@ async fn named(
 ) -> Result<(Door, ThreadKey), Refusal> {
     let (parts, content) = request.into_parts();
     let Path(key) = key.map_err(|_| Refusal::NotFound)?;
-    let admitted = sessions.open(&parts.headers, |door| thread(door, &key)).await?;
+    let admitted = sessions.open(&parts.extensions, |door| thread(door, &key)).await?;
     // There is nothing to be said there, which is held to: it would be of no effect.
     let given = body::object(content, sessions.limits.body_bytes, sessions.limits.body).await?;
     match given.keys().next() {

@@ -89,6 +89,7 @@ async fn up(slack: &Slack, from: &Path) {
         title: None,
         alt_text: None,
         snippet_type: None,
+        content_type: None,
         comment: String::new(),
         bytes: BYTES,
         content: OutContent::Copy { path: from.to_owned() },

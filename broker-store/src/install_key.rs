@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn token(key: &InstallKey) -> String {
-        key.token(&SessionId::new("s-1"), 1).expose().to_owned()
+        key.token(&"T1/C1:1.1".parse().unwrap(), &SessionId::new("s-1"), 1).expose().to_owned()
     }
 
     #[test]

@@ -23,6 +23,8 @@ macro_rules! select_part {
 pub(crate) const OPEN_PARTS: &str = select_part!(
     "WHERE o.thread = ?1 AND o.state IN ('queued', 'sending', 'unknown') ORDER BY o.place, o.number LIMIT ?2"
 );
+pub(crate) const COUNT_OPEN: &str =
+    "SELECT COUNT(*) FROM outbox WHERE thread = ?1 AND state IN ('queued', 'sending', 'unknown')";
 pub(crate) const POST: &str = select_part!("WHERE o.post = ?1 ORDER BY o.number, o.place");
 pub(crate) const OF_TURN: &str = select_part!("WHERE o.thread = ?1 AND o.turn = ?2 ORDER BY o.place, o.number");
 pub(crate) const THREADS: &str = "SELECT key, installation, conversation, root FROM threads
@@ -115,6 +117,11 @@ fn read(row: &Row<'_>) -> rusqlite::Result<PartRow> {
 pub(crate) fn drop_queued(connection: &Connection, thread: &ThreadKey) -> Sql<()> {
     connection.prepare_cached(DROP_QUEUED)?.execute([thread.to_string()])?;
     Ok(())
+}
+
+/// How many parts of a thread are not yet sent.
+pub(crate) fn count_open(connection: &Connection, thread: &str) -> Sql<usize> {
+    Ok(connection.prepare_cached(COUNT_OPEN)?.query_row([thread], |row| row.get(0))?)
 }
 
 pub(crate) fn open_parts(connection: &Connection, thread: &ThreadKey, limit: usize) -> Sql<Vec<PartRow>> {

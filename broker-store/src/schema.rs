@@ -241,6 +241,7 @@ mod tests {
             inbox::KNOWN,
             turns::TURN,
             outbox::OPEN_PARTS,
+            outbox::COUNT_OPEN,
             outbox::POST,
             outbox::OF_TURN,
             outbox::THREADS,

@@ -67,6 +67,7 @@ fn load(connection: &Connection, key: &ThreadKey, revision: Revision) -> Sql<Ses
         newest_given: inbox::newest_given(connection, &name)?,
         turn,
         turn_parts,
+        open_parts: outbox::count_open(connection, &name)?,
     })
 }
 

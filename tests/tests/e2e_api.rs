@@ -178,3 +178,38 @@ async fn thirty_two_clients_post_at_once() {
     }
     world.finish().await;
 }
+
+/// The most memory that a process ever held, in KiB.
+fn peak_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the broker runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// 96 MiB within a JSON body pass through the broker in pieces. Prints what they cost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_within_a_request_is_not_held_in_memory() {
+    let Some(world) = World::start("api-inline").await else { return };
+    let root = world.exchange("inline").await;
+    let printed = world.broker.run(&["token", &format!("{CHANNEL}:{root}")]).await;
+    let bearer = format!("Bearer {}", String::from_utf8(printed.stdout).expect("text").trim());
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let url = format!("http://{}/slack/post-file", world.broker.address());
+    let post = async |name: &str, base64: String| {
+        let body = json!({"channel_id": CHANNEL, "thread_ts": root, "filename": name, "text": "made by a script",
+            "content_type": "application/x-zeros", "content_base64": base64});
+        let answer = http_client::post(&url, &headers, body.to_string().into_bytes(), ANSWER * 4).await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+    };
+    post("small.bin", "AAAA".to_owned()).await;
+    let before = peak_kib(world.broker.pid());
+    let clock = tokio::time::Instant::now();
+    post("zeros.bin", "A".repeat(128 << 20)).await;
+    let grown = peak_kib(world.broker.pid()) - before;
+    println!("96 MiB in {:.1} s, {grown} KiB more memory at the peak", clock.elapsed().as_secs_f64());
+    assert!(grown < 20 * 1024, "{grown} KiB");
+    let sizes = world.slack.look(|state| state.uploads().iter().map(|upload| upload.received).collect::<Vec<_>>());
+    assert_eq!(sizes, [Some(3), Some(96 << 20)]);
+    world.finish().await;
+}

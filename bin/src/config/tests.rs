@@ -183,6 +183,36 @@ fn folders_of_the_broker_do_not_lie_where_agents_write() {
 }
 
 #[test]
+fn agents_are_not_let_post_what_is_the_brokers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    for name in ["d/state", "reports", "app"] {
+        std::fs::create_dir_all(at(name)).expect("a folder");
+    }
+    std::fs::write(at("app/.env"), "PORT=0\n").expect("a file");
+    std::os::unix::fs::symlink(at("d"), at("link")).expect("a link");
+    let read = |roots: &str| {
+        let variables = [("DATA_ROOT", &*at("d")), ("LOG_DIR", &*at("logs")), ("BROKER_FILE_ROOTS", roots)];
+        read_in(&folder.path().join("app"), &variables).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(read(&format!("{},{}", at("reports"), at("not-there-yet"))), Ok(()));
+    for (root, what) in [
+        (at("d"), "DATA_ROOT"),
+        (at("d/state"), "DATA_ROOT"),
+        (at("d/sessions/x"), "DATA_ROOT"),
+        (at("link"), "DATA_ROOT"),
+        (at("link/state"), "DATA_ROOT"),
+        (at("logs"), "LOG_DIR"),
+        (at("app"), ".env"),
+        ("/".to_owned(), "DATA_ROOT"),
+    ] {
+        let told = read(&format!("{},{root}", at("reports"))).expect_err("refused");
+        assert!(told.contains("BROKER_FILE_ROOTS opens ") && told.contains(what), "{root}: {told}");
+        assert!(!told.contains("reports to every agent"), "{root}: {told}");
+    }
+}
+
+#[test]
 fn the_file_fills_what_the_environment_lacks() {
     let folder = tempfile::tempdir().expect("a folder");
     let text = "SLACK_BOT_TOKEN=xoxb-file\nPORT=4000\nLOG_LEVEL=warn\nGH_TOKEN=g\n";

@@ -63,6 +63,9 @@ pub struct OutFile {
     /// What kind of text a snippet is.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub snippet_type: Option<String>,
+    /// Its media type; absent where nobody said.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content_type: Option<String>,
     /// What stands beside it, in the platform's markup; may be empty.
     pub comment: String,
     /// How many bytes it has.

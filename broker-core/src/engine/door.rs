@@ -1,6 +1,8 @@
 //! The way in for whoever is neither the platform nor the agent: the local API.
 
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -9,6 +11,7 @@ use super::Shared;
 use super::effects::{self, EarlierError};
 use super::registry::{self, Call, Letter};
 use crate::chat::{ConversationId, MessageId, ThreadKey};
+use crate::outgoing::Received;
 use crate::session::SessionInput;
 use crate::store::{ContextMessage, PartRow, PostId, SessionRecord, StoreError};
 use crate::thread_tools::{ToolAnswer, ToolCommand};
@@ -22,6 +25,9 @@ pub enum AskError {
     /// Its queue is full, or the broker is ending.
     #[error("the session cannot take the request now: try again in a moment")]
     Busy,
+    /// The session took the request, and its answer was lost: the broker ended or failed in between.
+    #[error("it may have been done, or not: the answer was lost")]
+    Unanswered,
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -64,7 +70,8 @@ impl Door {
     ///
     /// # Errors
     ///
-    /// When there is no such session, or the broker cannot take the request.
+    /// When there is no such session, or the broker cannot take the request. After [`AskError::Unanswered`] it may have been
+    /// done.
     pub async fn retry(&self, session: &ThreadKey) -> Result<(), AskError> {
         self.ask(session, SessionInput::Retry).await
     }
@@ -85,7 +92,7 @@ impl Door {
     ///
     /// # Errors
     ///
-    /// As for [`Door::retry`]. [`AskError::Busy`] may come after the change was made, when the broker ends in between.
+    /// As for [`Door::retry`].
     pub async fn call(
         &self,
         session: &ThreadKey,
@@ -95,7 +102,17 @@ impl Door {
         let (answer, asked) = oneshot::channel();
         let call = Call { command, once, answer };
         registry::try_send(&self.shared, session, Letter::Call(Box::new(call))).map_err(|_| AskError::Busy)?;
-        asked.await.map_err(|_| AskError::Busy)
+        asked.await.unwrap_or(Err(AskError::Unanswered))
+    }
+
+    /// Makes a file for what comes with a request, to be posted as
+    /// [`FileSource::Received`](crate::thread_tools::FileSource::Received). Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn receive(&self) -> io::Result<(Received, File)> {
+        Received::make(&self.shared.settings.sessions_root, &self.shared.parts.ids.next())
     }
 
     /// The latest messages of a thread, or the latest before one of them, oldest first, and whether there are older ones.
@@ -139,7 +156,7 @@ impl Door {
         match asked.await {
             Ok(true) => Ok(()),
             Ok(false) => Err(AskError::NoSession),
-            Err(_) => Err(AskError::Busy),
+            Err(_) => Err(AskError::Unanswered),
         }
     }
 }

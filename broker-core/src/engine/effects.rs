@@ -5,19 +5,19 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::door::AskError;
 use super::files::SessionFiles;
 use super::people::NAME_LIMIT;
 use super::registry::Letter;
 use super::statuses::{self, Wish};
-use super::{Shared, sender, vital};
+use super::{Shared, copies, sender, vital};
 use crate::access::SessionApi;
 use crate::admission::{Policy, Verdict};
 use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, DeliverError, MessageId, OpKey, Person, ThreadKey};
 use crate::history::{self, Latest};
-use crate::outgoing::{self, Refusal};
 use crate::prompt::{self, Coordinates, Overflow};
 use crate::session::{CallId, Caller, Effect, Pin, SessionInput, SessionMachine};
 use crate::store::ContextMessage;
@@ -39,11 +39,11 @@ struct Calls(Arc<Mutex<Waiting>>);
 #[derive(Default)]
 struct Waiting {
     latest: u64,
-    answers: HashMap<CallId, oneshot::Sender<ToolAnswer>>,
+    answers: HashMap<CallId, oneshot::Sender<Result<ToolAnswer, AskError>>>,
 }
 
 impl Calls {
-    fn expect(&self, answer: oneshot::Sender<ToolAnswer>) -> CallId {
+    fn expect(&self, answer: oneshot::Sender<Result<ToolAnswer, AskError>>) -> CallId {
         let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         calls.latest += 1;
         let call = CallId(calls.latest);
@@ -54,7 +54,7 @@ impl Calls {
     fn reply(&self, call: CallId, answer: ToolAnswer) {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).answers.remove(&call);
         // Whoever asked may have gone away.
-        let _ = waiting.map(|waiting| waiting.send(answer));
+        let _ = waiting.map(|waiting| waiting.send(Ok(answer)));
     }
 }
 
@@ -92,6 +92,8 @@ pub(super) struct Hands {
     /// Inputs whose submits are not made any more, should they wait in the lane. Emptied whenever nothing waits there.
     dropped: Arc<Mutex<BTreeSet<InputId>>>,
     files: SessionFiles,
+    /// The session's places among the files that are copied.
+    copying: Arc<Semaphore>,
     calls: Calls,
     /// The session's place among the turns that may run; given back when the session ends, however it ends.
     slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
@@ -127,6 +129,7 @@ impl Hands {
             lane,
             dropped,
             files: SessionFiles::default(),
+            copying: copies::places(),
             calls: Calls::default(),
             slot: Arc::default(),
         }
@@ -147,7 +150,7 @@ impl Hands {
     }
 
     /// Somebody beside the agent waits for an answer.
-    pub(super) fn expect(&self, answer: oneshot::Sender<ToolAnswer>) -> CallId {
+    pub(super) fn expect(&self, answer: oneshot::Sender<Result<ToolAnswer, AskError>>) -> CallId {
         self.calls.expect(answer)
     }
 
@@ -180,6 +183,11 @@ impl Hands {
             }
             Effect::Answer { request, answer } => self.answer(request, answer),
             Effect::AnswerHistory { request, before, limit } => self.answer_history(request, before, limit),
+            Effect::DropCopy { copy } => {
+                let shared = Arc::clone(&self.shared);
+                self.shared.tasks.spawn(async move { shared.copies.remove(&copy).await });
+            }
+            Effect::CountParts => self.count_parts(),
             Effect::Pin { pin, thread } => self.pin(pin, thread.as_ref(), machine),
             Effect::Reply { call, answer } => self.calls.reply(call, answer),
             Effect::React { caller, name, on } => self.react(caller, name, on),
@@ -211,7 +219,7 @@ impl Hands {
         let api = self.shared.settings.api.as_ref();
         let api = api.map(|api| SessionApi {
             base: api.base.clone(),
-            token: api.key.token(&record.id, record.token_generation),
+            token: api.key.token(&self.key, &record.id, record.token_generation),
         });
         let instructions = String::new();
         (ThreadSpec { session: self.key.clone(), workspace, instructions, tools: thread_tools::specs(), api }, place)
@@ -223,16 +231,26 @@ impl Hands {
         let mut roots = vec![workspace.clone(), settings.repos_root.clone()];
         roots.extend(settings.file_roots.iter().cloned());
         roots.extend(thread.and_then(|thread| self.shared.parts.runtime.images_folder(thread)));
-        let copy = outgoing::folder(&settings.sessions_root).join(self.shared.parts.ids.next());
-        let letters = self.letters.clone();
+        let (shared, letters, here) = (Arc::clone(&self.shared), self.letters.clone(), Arc::clone(&self.copying));
+        let key = self.key.clone();
         self.spawn("file", async move {
-            let path = pin.wish.path.clone();
-            let pinned = tokio::task::spawn_blocking(move || outgoing::pin(&path, &workspace, &roots, &copy)).await;
-            let failed = |error: tokio::task::JoinError| {
-                Err(Refusal { code: "failed", message: format!("the file could not be copied: {error}") })
-            };
-            let result = pinned.unwrap_or_else(failed);
-            reply(&letters, SessionInput::Pinned { pin, result }).await;
+            let (making, result) = copies::make(&shared, &here, &key, pin.wish.clone(), workspace, roots).await;
+            let made = result.is_ok();
+            let handed = letters.send(Letter::Input(Box::new(SessionInput::Pinned { pin, result }))).await;
+            if made && handed.is_ok() {
+                making.handed_over();
+            }
+        });
+    }
+
+    /// Counts the parts of the thread that are not yet sent; the answer comes back as an input.
+    fn count_parts(&self) {
+        let (shared, letters, key) = (Arc::clone(&self.shared), self.letters.clone(), self.key.clone());
+        self.spawn("outbox", async move {
+            match copies::count(&shared, &key).await {
+                Ok(count) => reply(&letters, SessionInput::PartsCounted(count)).await,
+                Err(error) => tracing::warn!(session = %key, %error, "the outbox could not be counted"),
+            }
         });
     }
 

@@ -10,12 +10,13 @@ use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::mpsc;
 
 use super::authors::{admit, tell_denied};
+use super::door::AskError;
 use super::effects::Hands;
 use super::registry::{self, Call, Letter, Load};
 use super::{Shared, commands, recovery, router, supervisor, vital};
 use crate::admission::Verdict;
 use crate::agent::AgentEvent;
-use crate::chat::{ChatMessage, ChatTime, Parsed, Person, ThreadKey};
+use crate::chat::{ChatMessage, ChatTime, Parsed, PartBody, Person, ThreadKey};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::sabotage::{Plant, planted};
@@ -308,8 +309,10 @@ impl Session {
     /// Somebody beside the agent asks for something. What was asked for before under the same name is looked up first.
     async fn call(&mut self, call: Call) -> Result<(), End> {
         let Call { command, once, answer } = call;
-        // Whoever asked hears of it by the end of the channel.
-        let Some(session) = self.machine.as_ref().map(|machine| machine.record().id.clone()) else { return Ok(()) };
+        let Some(session) = self.machine.as_ref().map(|machine| machine.record().id.clone()) else {
+            let _ = answer.send(Err(AskError::NoSession));
+            return Ok(());
+        };
         let post = match once {
             Some(name) => Some(self.named_post(PostId::named(&session, &name)).await?),
             None => None,
@@ -544,10 +547,13 @@ impl Session {
             effects.remove(place);
             self.hands.return_slot();
         }
+        let files: Vec<_> =
+            commit.parts.iter().filter(|part| matches!(part.body, PartBody::File { .. })).cloned().collect();
         let ended: Vec<_> = commit.turns.iter().filter_map(|turn| turn.ended).collect();
         let read = commit.read.clone();
         if !commit.is_empty() {
             self.commit(commit).await?;
+            self.shared.copies.keep(&files);
             self.quiet_since = self.shared.parts.clock.now();
             #[cfg(feature = "testing")]
             if let Some(machine) = &self.machine {

@@ -20,11 +20,13 @@
 //! | `supervisor` | the runtime's events, handed to their sessions |
 //! | `turns` | how many turns run at once |
 //! | `door` | the way in for whoever is neither the platform nor the agent |
+//! | `copies` | the copies of files that wait to be posted |
 //! | `vital` | tells when a task is gone that cannot be missed |
 //! | `people` | who somebody is, remembered for a day |
 
 mod authors;
 mod commands;
+mod copies;
 mod door;
 mod effects;
 mod files;
@@ -184,6 +186,7 @@ pub(crate) struct Shared {
     pub(crate) statuses: Statuses,
     pub(crate) turns: Turns,
     pub(crate) files: files::Files,
+    pub(crate) copies: copies::Copies,
     pub(crate) recovery: watch::Sender<PartHealth>,
     pub(crate) tasks: TaskTracker,
     /// The task that cannot be missed and is gone.
@@ -232,6 +235,7 @@ impl Broker {
             statuses: Statuses::new(capabilities),
             turns: Turns::new(settings.max_active_turns),
             files: files::Files::default(),
+            copies: copies::Copies::default(),
             recovery: watch::Sender::new(PartHealth::well().remark("no pass yet")),
             tasks: TaskTracker::new(),
             broken: watch::Sender::new(None),
@@ -243,7 +247,7 @@ impl Broker {
         });
         let broker = Self { shared: Arc::clone(&shared) };
         supervisor::start(&shared);
-        sender::clean(&shared).await?;
+        copies::begin(&shared).await?;
         for thread in shared.parts.store.threads_with_parts().await? {
             sender::wake(&shared, &thread);
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::door::AskError;
 use super::{Shared, live, vital};
 use crate::agent::AgentThreadId;
 use crate::chat::{ConversationKey, ThreadKey};
@@ -40,7 +41,7 @@ pub(super) struct Call {
     pub(super) command: ToolCommand,
     /// What its maker called it, so that it can be asked twice and is done once.
     pub(super) once: Option<String>,
-    pub(super) answer: oneshot::Sender<ToolAnswer>,
+    pub(super) answer: oneshot::Sender<Result<ToolAnswer, AskError>>,
 }
 
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::live::Change;
 use super::registry::{self, Letter};
-use super::{Shared, commands, live, recovery, vital};
+use super::{Shared, commands, copies, live, recovery, vital};
 use crate::chat::{ChatMessage, ConversationKind, Parsed, ThreadKey};
 use crate::command::Command;
 use crate::store::{JournalFate, JournalId, JournalRow, Old, StoreError};
@@ -138,6 +138,7 @@ async fn prune_journal(shared: Arc<Shared>) {
         Ok(rows) => tracing::debug!(rows, "old rows were deleted"),
         Err(error) => tracing::warn!(%error, "old rows could not be deleted"),
     }
+    copies::sweep(&shared).await;
 }
 
 /// Routes one row. A row that cannot be handled now stays unread, and the next sweep finds it.

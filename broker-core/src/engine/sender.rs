@@ -2,7 +2,6 @@
 //! calls are made at once is for the transport to say, which knows what a platform allows for which channel.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,11 +9,10 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::registry::{self, Letter};
 use super::{Shared, vital};
-use crate::chat::{ChatOp, ChatTime, DeliverError, OutContent, PartBody, ThreadKey};
+use crate::chat::{ChatOp, ChatTime, DeliverError, ThreadKey};
 use crate::clock::Timestamp;
 use crate::health::PartHealth;
 use crate::outbox::{self, Action};
-use crate::outgoing;
 use crate::session::{PostOutcome, SessionInput};
 use crate::store::{PartChange, PartRow, PartState, StoreError};
 
@@ -239,7 +237,7 @@ async fn conclude(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Re
         return refused(shared, expected, row).await;
     }
     if change(shared, expected, &row).await? && !row.state.is_open() {
-        drop_copy(&row.body).await;
+        shared.copies.drop_of(&row.body).await;
         if row.state == PartState::Sent && row.number == row.of {
             arrived(shared, &row).await?;
         }
@@ -262,10 +260,13 @@ async fn refused(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Res
         let dropped = rest
             .map(|part| PartChange { expected: PartState::Queued, row: PartRow { state: PartState::Dropped, ..part } });
         let mut changes: Vec<_> = dropped.collect();
+        let bodies: Vec<_> = changes.iter().map(|change| change.row.body.clone()).chain([row.body.clone()]).collect();
         let alone = changes.is_empty();
         changes.insert(0, PartChange { expected, row: row.clone() });
         if shared.parts.store.change_parts(changes).await? || alone {
-            drop_copy(&row.body).await;
+            for body in &bodies {
+                shared.copies.drop_of(body).await;
+            }
             return Ok(());
         }
     }
@@ -294,40 +295,6 @@ async fn outcome(shared: &Shared, last: &PartRow, error: Option<String>) -> Resu
     let arrived = parts.iter().filter(|part| part.state == PartState::Sent).count();
     let arrived = u32::try_from(arrived).unwrap_or(u32::MAX);
     Ok(PostOutcome { post: last.post.clone(), kind: last.kind, arrived, of: last.of, error })
-}
-
-/// Removes the copy of a file that nobody needs any more; what is left by a crash goes at the next start.
-async fn drop_copy(body: &PartBody) {
-    if let Some(path) = copy_of(body)
-        && let Err(error) = tokio::fs::remove_file(path).await
-    {
-        tracing::warn!(%error, "the copy of a posted file could not be removed");
-    }
-}
-
-fn copy_of(body: &PartBody) -> Option<&PathBuf> {
-    match body {
-        PartBody::File { file } => match &file.content {
-            OutContent::Copy { path } => Some(path),
-            OutContent::Text { .. } => None,
-        },
-        PartBody::Text { .. } => None,
-    }
-}
-
-/// Removes copies of files that no open part needs: posts that were dropped, and copies whose post was never committed.
-pub(super) async fn clean(shared: &Shared) -> Result<(), StoreError> {
-    let mut needed = Vec::new();
-    for thread in shared.parts.store.threads_with_parts().await? {
-        let parts = shared.parts.store.open_parts(&thread, usize::MAX >> 1).await?;
-        needed.extend(parts.iter().filter_map(|part| copy_of(&part.body).cloned()));
-    }
-    let root = shared.settings.sessions_root.clone();
-    let cleaned = tokio::task::spawn_blocking(move || outgoing::clean(&root, &needed)).await;
-    if let Ok(Err(error)) = cleaned {
-        tracing::warn!(%error, "copies of posted files could not be looked for");
-    }
-    Ok(())
 }
 
 async fn change(shared: &Shared, expected: PartState, row: &PartRow) -> Result<bool, StoreError> {

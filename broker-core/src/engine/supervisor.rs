@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::door::AskError;
 use super::registry::Letter;
 use super::{Shared, vital};
 use crate::agent::{AgentAnswer, AgentEvent};
@@ -64,13 +65,23 @@ pub(super) fn unheard(shared: &Arc<Shared>, letter: Letter) {
     match letter {
         Letter::Message(incoming) => shared.registry.let_go([incoming.journal]),
         Letter::Input(input) => {
-            if let SessionInput::Agent(event) = *input {
-                let task = Arc::clone(shared);
-                shared.tasks.spawn(async move { refuse(&task, event).await });
+            let task = Arc::clone(shared);
+            match *input {
+                SessionInput::Agent(event) => {
+                    shared.tasks.spawn(async move { refuse(&task, event).await });
+                }
+                SessionInput::Pinned { result: Ok(pinned), .. } => {
+                    shared.tasks.spawn(async move { task.copies.remove(&pinned.copy).await });
+                }
+                _ => {}
             }
         }
+        Letter::Call(call) => {
+            // Nothing was done, which is worth knowing: it may be asked for again.
+            let _ = call.answer.send(Err(AskError::Busy));
+        }
         // Whoever asked hears of it by the end of the channel.
-        Letter::Asked(..) | Letter::Call(_) | Letter::Wake | Letter::Anew => {}
+        Letter::Asked(..) | Letter::Wake | Letter::Anew => {}
     }
 }
 

@@ -179,6 +179,7 @@ fn file_part(uploaded: Option<&str>) -> PartRow {
         title: None,
         alt_text: None,
         snippet_type: None,
+        content_type: None,
         comment: "here".to_owned(),
         bytes: 3,
         content: OutContent::Text { text: "a,b".to_owned() },

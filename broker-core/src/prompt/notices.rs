@@ -14,6 +14,15 @@ pub const STOP_CAME_LATE: &str = "This `-stop` came late: the agent is at work o
 /// The answer to a tool call of a run that a person has stopped.
 pub const STOPPED_BY_PERSON: &str =
     "A person stopped this run with `-stop`; nothing was done. End the turn now, without further tool calls.";
+/// The answer to a command that asked for something in a turn, when that turn is over.
+pub const TURN_OVER: &str = "the turn in which this was asked for is over; nothing was posted";
+/// The answer to a post that would be one more of very many that wait.
+pub fn too_many_open(waiting: usize) -> String {
+    format!(
+        "{waiting} messages of this thread wait for Slack already; nothing was posted. Say less, or all of it in one file, and \
+         try again later."
+    )
+}
 /// The answer to a `wait` that has nothing to wait for.
 pub const NO_JOB_TO_WAIT_FOR: &str = "`wait` needs a background job of this session that is still running, and there is \
                                       none; nothing was recorded. Use `final` when you are done, or `block` with a reason \

@@ -265,6 +265,7 @@ fn notices() {
         NOTHING_TO_STOP.into(),
         STOP_CAME_LATE.into(),
         STOPPED_BY_PERSON.into(),
+        TURN_OVER.into(),
         NO_JOB_TO_WAIT_FOR.into(),
     ]);
     insta::assert_snapshot!(all.join("\n---\n"));

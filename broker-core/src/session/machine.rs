@@ -9,7 +9,9 @@ use super::commands::Knowledge;
 use super::delivery::FORGOTTEN_AFTER;
 use super::presence::Showing;
 use super::slot::Slot;
-use super::{Arrival, Caller, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, MAX_IN_DOUBT, SessionInput, Step, Surroundings};
+use super::{
+    Arrival, Caller, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, MAX_IN_DOUBT, PostOutcome, SessionInput, Step, Surroundings,
+};
 use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, TurnId};
 use crate::chat::{Author, ChatTime, PersonId, ThreadKey};
 use crate::clock::Timestamp;
@@ -125,6 +127,10 @@ pub struct SessionMachine {
     pub(super) pinning: BTreeMap<PostId, Vec<Caller>>,
     /// How many files are being copied.
     pub(super) pins: usize,
+    /// How many parts are not yet sent, as far as it is known here. What is dropped makes it too high until it is counted.
+    pub(super) open_parts: usize,
+    /// Posts that were refused lately: the store says so a moment after the session heard of it. Bounded.
+    pub(super) refused: VecDeque<PostOutcome>,
     pub(super) interrupting: Option<Interrupting>,
     pub(super) stop_until: Option<Timestamp>,
     pub(super) progress_at: Timestamp,
@@ -191,6 +197,7 @@ impl SessionMachine {
             // Older ones than those that were held here were parked when a `-stop` took these back: it meant all.
             parked: rows.parked.into_iter().filter(|row| row.at >= stopped_at).collect(),
             newest_given: rows.newest_given,
+            open_parts: rows.open_parts,
             ..Self::bare(around, fence, rows.revision, record, now)
         })
     }
@@ -253,6 +260,8 @@ impl SessionMachine {
             calls: Vec::new(),
             pinning: BTreeMap::new(),
             pins: 0,
+            open_parts: 0,
+            refused: VecDeque::new(),
             interrupting: None,
             stop_until: None,
             progress_at: now,
@@ -282,6 +291,8 @@ impl SessionMachine {
             newest_given: self.newest_given,
             turn: self.turn.clone(),
             turn_parts: Vec::new(),
+            // How many there are changes beside the machine: it is told.
+            open_parts: 0,
         }
     }
 
@@ -344,6 +355,7 @@ impl SessionMachine {
             SessionInput::SlotGranted => self.slot_granted(),
             SessionInput::Agent(event) => self.agent(event, now, draft),
             SessionInput::Pinned { pin, result } => self.pinned(pin, result, now, draft),
+            SessionInput::PartsCounted(count) => self.open_parts = count,
             SessionInput::PostSettled(outcome) => self.post_settled(&outcome, now, draft),
             SessionInput::StatusSettled { generation } => self.status_settled(generation, draft),
             SessionInput::Tick => self.tick(now, draft),
@@ -375,12 +387,16 @@ impl SessionMachine {
         commit.turns = draft.turns;
         commit.parts = draft.parts;
         commit.drop_queued_parts = draft.drop_queued_parts;
+        let mut effects = draft.effects;
+        if draft.drop_queued_parts && self.open_parts > 0 {
+            effects.push(Effect::CountParts);
+        }
         commit.read = draft.read;
         if draft.record || !commit.is_empty() {
             commit.record = Some(self.record.clone());
             self.revision = Revision(self.revision.0 + 1);
         }
-        Step { commit, effects: draft.effects }
+        Step { commit, effects }
     }
 
     /// A number that is unique within the session, for an id.

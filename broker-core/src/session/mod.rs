@@ -40,6 +40,7 @@ use crate::agent::{
 };
 use crate::agent::{ReadError, RequestId, SubmitError, Submitted, TurnId};
 use crate::chat::{AgentText, ChatMessage, ChatTime, FileRef, Kept, MessageId, PartBody, Person};
+use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::outgoing::{Pinned, Refusal};
 use crate::prompt::Overflow;
@@ -86,6 +87,8 @@ pub struct Pin {
     pub wish: FileWish,
     /// The post's id, when whoever asks has named it.
     pub named: Option<PostId>,
+    /// When whoever waits is answered, however far the post has come.
+    pub until: Timestamp,
 }
 
 /// A post whose id follows from what its maker called it.
@@ -239,6 +242,8 @@ pub enum SessionInput {
     },
     /// The sender is through with a post.
     PostSettled(PostOutcome),
+    /// The answer to [`Effect::CountParts`]: how many parts of the thread are not yet sent.
+    PartsCounted(usize),
     /// Nothing stands beside the thread any more.
     StatusSettled {
         /// The effect that asked for it.
@@ -336,6 +341,13 @@ pub enum Effect {
         /// The agent's thread, whose generated images may be posted too.
         thread: Option<AgentThreadId>,
     },
+    /// Remove a copy that is not posted.
+    DropCopy {
+        /// Where it stands.
+        copy: std::path::PathBuf,
+    },
+    /// Count the parts that are not yet sent, and remove the copies of those that were dropped.
+    CountParts,
     /// Leave this thread of the agent for good: close it when nothing runs in it, and listen to it no longer.
     Leave {
         /// The thread.
@@ -415,6 +427,8 @@ pub const MAX_PARTS: usize = 40;
 /// A text that makes more messages than this is posted by its beginning and a file with the whole of it, where the platform
 /// takes files.
 pub const MAX_TEXT_PARTS: usize = 10;
+/// While a thread has as many parts that are not yet sent, no more is taken from the agent or its commands.
+pub const MAX_OPEN_PARTS: usize = 200;
 /// A tool call is answered within this time: posted, refused, or queued.
 pub const TOOL_ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// The same failure is told to a thread once in this time.

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::machine::{Draft, PendingCall, TurnPost};
 use super::{
-    CallId, Caller, Effect, MAX_PARTS, MAX_TEXT_PARTS, NOTICE_INTERVAL, NamedPost, Pin, PostFate, PostOutcome,
-    SessionMachine, TOOL_ANSWER_LIMIT,
+    CallId, Caller, Effect, MAX_OPEN_PARTS, MAX_PARTS, MAX_TEXT_PARTS, NOTICE_INTERVAL, NamedPost, Pin, PostFate,
+    PostOutcome, SessionMachine, TOOL_ANSWER_LIMIT,
 };
 use crate::agent::{RequestId, TurnId};
 use crate::chat::{AgentText, OpKey, OutContent, OutFile, PartBody};
@@ -20,6 +20,9 @@ const BEGINNING: usize = 200;
 
 /// Posts of a turn that an agent is reminded of after a crash: the latest.
 const MAX_REMINDED: usize = 50;
+
+/// Posts that were refused and are remembered for whoever asks at that moment.
+const MAX_REFUSED: usize = 16;
 
 /// The beginning of a part.
 pub(super) fn beginning(body: &PartBody) -> String {
@@ -75,6 +78,7 @@ impl SessionMachine {
                     title: None,
                     alt_text: None,
                     snippet_type: Some("markdown".to_owned()),
+                    content_type: Some("text/markdown".to_owned()),
                     comment: prompt::WHOLE_TEXT.to_owned(),
                     bytes: whole.len() as u64,
                     content: OutContent::Text { text: whole },
@@ -97,6 +101,7 @@ impl SessionMachine {
         let number = self.number(draft);
         let post = named.unwrap_or_else(|| PostId::new(format!("{}-p{number}", self.record.id)));
         let of = u32::try_from(bodies.len()).unwrap_or(u32::MAX);
+        self.open_parts += bodies.len();
         if turn.is_some()
             && let Some(first) = bodies.first()
         {
@@ -200,6 +205,9 @@ impl SessionMachine {
     /// The post was made when it was asked for the first time.
     fn asked_again(&mut self, caller: Caller, post: PostId, fate: PostFate, now: Timestamp, draft: &mut Draft) {
         let PostFate { arrived, of, open, error } = fate;
+        if let Some(refused) = self.refused.iter().find(|known| known.post == post) {
+            return answer(caller, told(refused), draft);
+        }
         match error {
             _ if open => self.calls.push(PendingCall { caller, post, until: now.plus(TOOL_ANSWER_LIMIT) }),
             None => answer(caller, ToolAnswer::Posted { post, messages: of }, draft),
@@ -216,6 +224,15 @@ impl SessionMachine {
         now: Timestamp,
         draft: &mut Draft,
     ) {
+        if matches!(command, ToolCommand::Post { .. } | ToolCommand::File(_)) && self.open_parts >= MAX_OPEN_PARTS {
+            // Some may have been dropped.
+            draft.effects.push(Effect::CountParts);
+            return answer(
+                caller,
+                ToolAnswer::refused("too_many_open_posts", prompt::too_many_open(self.open_parts)),
+                draft,
+            );
+        }
         match command {
             ToolCommand::Help => answer(caller, ToolAnswer::Text(thread_tools::help()), draft),
             ToolCommand::React { name, on } => draft.effects.push(Effect::React { caller, name, on }),
@@ -248,7 +265,8 @@ impl SessionMachine {
                 self.pins += 1;
                 let turn = self.turn.as_ref().map(|turn| turn.id.clone());
                 let thread = self.record.agent_thread.clone();
-                draft.effects.push(Effect::Pin { pin: Pin { caller, turn, wish, named }, thread });
+                let until = now.plus(TOOL_ANSWER_LIMIT);
+                draft.effects.push(Effect::Pin { pin: Pin { caller, turn, wish, named, until }, thread });
             }
             ToolCommand::Post { text, kind, reason } => {
                 self.tool_post(caller, &text, (kind, reason), named, now, draft);
@@ -287,25 +305,29 @@ impl SessionMachine {
         self.calls.push(PendingCall { caller, post, until: now.plus(TOOL_ANSWER_LIMIT) });
     }
 
-    /// A file that somebody wants to post was checked and copied, or refused. A copy that is not posted after all is
-    /// removed at the next start.
+    /// A file that somebody wants to post was checked and copied, or refused.
     pub(super) fn pinned(&mut self, pin: Pin, result: Result<Pinned, Refusal>, now: Timestamp, draft: &mut Draft) {
-        let Pin { caller, turn, wish, named } = pin;
+        let Pin { caller, turn, wish, named, until } = pin;
         self.pins = self.pins.saturating_sub(1);
+        let copy = result.as_ref().ok().map(|pinned| pinned.copy.clone());
         let mut callers = named.as_ref().and_then(|id| self.pinning.remove(id)).unwrap_or_default();
         callers.insert(0, caller);
         // What was asked for in a turn counts as done in that one, or is not done at all.
-        let over = turn
-            .as_ref()
-            .is_some_and(|asked| !self.turn.as_ref().is_some_and(|known| known.id == *asked && !known.stopped));
-        let pinned = if over {
-            Err(ToolAnswer::refused("stopped", prompt::STOPPED_BY_PERSON))
-        } else {
-            result.map_err(|refusal| ToolAnswer::refused(refusal.code, refusal.message))
+        let pinned = match (&turn, &self.turn) {
+            (Some(asked), Some(known)) if known.id == *asked && known.stopped => {
+                Err(ToolAnswer::refused("stopped", prompt::STOPPED_BY_PERSON))
+            }
+            (Some(asked), known) if known.as_ref().is_none_or(|known| known.id != *asked) => {
+                Err(ToolAnswer::refused("turn_over", prompt::TURN_OVER))
+            }
+            _ => result.map_err(|refusal| ToolAnswer::refused(refusal.code, refusal.message)),
         };
         let pinned = match pinned {
             Ok(pinned) => pinned,
-            Err(refused) => return callers.into_iter().for_each(|caller| answer(caller, refused.clone(), draft)),
+            Err(refused) => {
+                draft.effects.extend(copy.map(|copy| Effect::DropCopy { copy }));
+                return callers.into_iter().for_each(|caller| answer(caller, refused.clone(), draft));
+            }
         };
         let said = AgentText::new(wish.comment.unwrap_or_default()).mentioning(self.record.people.clone());
         let mut bodies = self.rendered(&said);
@@ -323,6 +345,7 @@ impl SessionMachine {
             title: wish.title,
             alt_text: wish.alt_text,
             snippet_type: wish.snippet_type,
+            content_type: wish.content_type,
             comment,
             bytes: pinned.bytes,
             content,
@@ -334,7 +357,6 @@ impl SessionMachine {
         if in_turn && wish.kind != PostKind::Progress {
             self.signal(wish.kind, wish.reason, draft);
         }
-        let until = now.plus(TOOL_ANSWER_LIMIT);
         self.calls.extend(callers.into_iter().map(|caller| PendingCall { caller, post: post.clone(), until }));
     }
 
@@ -357,19 +379,20 @@ impl SessionMachine {
     /// The sender is through with a post.
     pub(super) fn post_settled(&mut self, outcome: &PostOutcome, now: Timestamp, draft: &mut Draft) {
         let PostOutcome { post, kind, arrived, of, error } = outcome;
+        self.open_parts = self.open_parts.saturating_sub(usize::try_from(*of).unwrap_or(usize::MAX));
         if let Some(known) = self.turn_posts.iter_mut().find(|known| known.post == *post) {
             known.arrived = *arrived > 0;
         }
-        let (told, waiting): (Vec<_>, Vec<_>) = self.calls.drain(..).partition(|call| call.post == *post);
+        let (waited, waiting): (Vec<_>, Vec<_>) = self.calls.drain(..).partition(|call| call.post == *post);
         self.calls = waiting;
-        for call in told {
-            let outcome = match error {
-                None => ToolAnswer::Posted { post: call.post, messages: *of },
-                Some(code) => {
-                    ToolAnswer::Undelivered { post: call.post, arrived: *arrived, of: *of, code: code.clone() }
-                }
-            };
-            answer(call.caller, outcome, draft);
+        for call in waited {
+            answer(call.caller, told(outcome), draft);
+        }
+        if error.is_some() {
+            if self.refused.len() == MAX_REFUSED {
+                self.refused.pop_front();
+            }
+            self.refused.push_back(outcome.clone());
         }
         // Nothing of what was to close the turn stands in the thread: it owes an answer still.
         let ours = self.turn_posts.iter().any(|known| known.post == *post);
@@ -392,6 +415,16 @@ impl SessionMachine {
         for call in late {
             answer(call.caller, ToolAnswer::Queued { post: call.post }, draft);
         }
+    }
+}
+
+/// What whoever waits for a post is told of it.
+fn told(outcome: &PostOutcome) -> ToolAnswer {
+    let PostOutcome { post, arrived, of, error, .. } = outcome;
+    let post = post.clone();
+    match error {
+        None => ToolAnswer::Posted { post, messages: *of },
+        Some(code) => ToolAnswer::Undelivered { post, arrived: *arrived, of: *of, code: code.clone() },
     }
 }
 

@@ -138,6 +138,7 @@ impl State {
             parked,
             newest_given: given.map(|row| row.at).max().unwrap_or(ChatTime::ZERO),
             turn: running.as_ref().and_then(|turn| self.turns.get(&(key.clone(), turn.clone())).cloned()),
+            open_parts: self.parts_of(|part| part.thread == *key && part.state.is_open()).len(),
             turn_parts: match &running {
                 Some(turn) => self.parts_of(|part| part.thread == *key && part.turn.as_ref() == Some(turn)),
                 None => Vec::new(),

@@ -1,11 +1,13 @@
 //! The same abilities for the agent's commands and for scripts: the routes of the local API, and what each takes.
 
-use serde_json::{Map, Value};
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
 
 use super::{
-    ALT_TEXT, COMMENT, FILE_KIND, Field, Form, Given, Kind, MAX_HISTORY, MAX_WORD, Need, PATH, POST_KIND, REACTION,
-    REASON, REMOVE, SNIPPET_TYPE, STATE_KIND, TEXT, TITLE, ToolCommand, ToolRefusal, build_file, build_post,
-    build_react, build_state, refuse_argument,
+    ALT_TEXT, COMMENT, FILE_KIND, Field, FileSource, FileWish, Form, Given, Kind, MAX_HISTORY, MAX_WORD, Need, PATH,
+    POST_KIND, REACTION, REASON, REMOVE, SNIPPET_TYPE, STATE_KIND, TEXT, TITLE, ToolCommand, ToolRefusal, build_post,
+    build_react, build_state, refuse, refuse_argument, wish,
 };
 use crate::chat::MessageId;
 
@@ -23,9 +25,40 @@ const THREAD_TS: Field = Field {
     about: "The ts of the thread's first message, as a string such as \"1700000000.000100\".",
 };
 
-const FILE_PATH: Field = Field { name: "file_path", ..PATH };
+/// The longest name of a file, in characters.
+pub const MAX_NAME: usize = 255;
+
+const FILE_PATH: Field = Field {
+    name: "file_path",
+    need: Need::Never,
+    about: "Where the file is: an absolute path, or one within the session's workspace. This or `content_base64`.",
+    ..PATH
+};
+
+const CONTENT_BASE64: Field = Field {
+    name: "content_base64",
+    kind: Kind::Base64,
+    need: Need::Never,
+    about: "What the file holds, in base64; the whole request may have 150 MiB. This, with `filename`, or `file_path`.",
+};
+
+const FILENAME: Field = Field {
+    name: "filename",
+    kind: Kind::Text(MAX_NAME),
+    need: Need::Never,
+    about: "The file's name, as people see it; that of the path when left out. Required with `content_base64`.",
+};
+
+const CONTENT_TYPE: Field = Field {
+    name: "content_type",
+    kind: Kind::MediaType,
+    need: Need::Never,
+    about: "The file's media type, such as `image/png`. Slack goes by content and name.",
+};
 
 const INITIAL_COMMENT: Field = Field { name: "initial_comment", ..COMMENT };
+
+const COMMENT_TEXT: Field = Field { about: "The same as `initial_comment`.", need: Need::Never, ..TEXT };
 
 const STOP_REASON: Field = Field {
     name: "stop_reason",
@@ -33,6 +66,45 @@ const STOP_REASON: Field = Field {
     need: Need::Never,
     about: "The same as `reason`.",
 };
+
+/// Other names for the same thing, where a form takes both.
+const ALIASES: [(&str, &str); 2] = [(STOP_REASON.name, REASON.name), (COMMENT_TEXT.name, INITIAL_COMMENT.name)];
+
+fn build_file(given: &Given) -> Result<ToolCommand, ToolRefusal> {
+    let name = match given.text(FILENAME.name) {
+        Some(name) => Some(file_name(&name)?),
+        None => None,
+    };
+    let source = match (given.text(FILE_PATH.name), &given.content) {
+        (Some(_), Some(_)) => {
+            let message = "give `file_path` or `content_base64`, not both; nothing was posted";
+            return refuse("provide_exactly_one_file_source", message.to_owned());
+        }
+        (None, None) => {
+            let message = "one of `file_path` and `content_base64` has to be there";
+            return refuse_argument("missing_argument", FILE_PATH.name, message.to_owned());
+        }
+        (None, Some(_)) if name.is_none() => {
+            let message = "`content_base64` needs the argument `filename`: the name that people see";
+            return refuse_argument("missing_argument", FILENAME.name, message.to_owned());
+        }
+        (Some(path), None) => FileSource::Path(path),
+        (None, Some(content)) => FileSource::Received(content.clone()),
+    };
+    let wish = wish(given, source, given.text(INITIAL_COMMENT.name));
+    Ok(ToolCommand::File(FileWish { name, content_type: given.text(CONTENT_TYPE.name), ..wish }))
+}
+
+/// A name that is no path and stays on its line.
+fn file_name(name: &str) -> Result<String, ToolRefusal> {
+    let name = name.trim();
+    let odd = |char: char| char == '/' || char == '\\' || char.is_control();
+    if name.chars().any(odd) || matches!(name, "." | "..") {
+        let message = "`filename` is the name alone: no folder, no control characters".to_owned();
+        return refuse_argument("not_allowed", FILENAME.name, message);
+    }
+    Ok(name.to_owned())
+}
 
 /// The method of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,13 +191,18 @@ const ROUTES: &[Route] = &[
         form: Form {
             name: "/slack/post-file",
             about: "Posts a file into the thread: one of the session's workspace, of the shared repositories, or an image \
-                    that the agent generated; at most 1 GiB. It is copied before the answer. Answers as for a message.",
+                    that the agent generated, of at most 1 GiB; or what comes with the request. It is copied before the \
+                    answer. Answers as for a message.",
             fields: &[
                 CHANNEL_ID,
                 THREAD_TS,
                 FILE_PATH,
+                CONTENT_BASE64,
+                FILENAME,
+                CONTENT_TYPE,
                 TITLE,
                 INITIAL_COMMENT,
+                COMMENT_TEXT,
                 ALT_TEXT,
                 SNIPPET_TYPE,
                 FILE_KIND,
@@ -173,13 +250,40 @@ impl Route {
 
     /// The JSON schema of its arguments.
     pub fn schema(&self) -> Value {
-        self.form.schema()
+        let mut schema = self.form.schema();
+        let mut conditions = Vec::new();
+        let one_of = |names: &[&str]| {
+            let sets: Vec<Value> = names.iter().map(|name| json!({"required": [name]})).collect();
+            json!({"anyOf": sets})
+        };
+        for field in self.form.fields {
+            if let Need::ForKind(kinds) = field.need {
+                let known = ALIASES.iter().filter(|(_, name)| *name == field.name).map(|(alias, _)| *alias);
+                let names: Vec<&str> = [field.name].into_iter().chain(known).collect();
+                let kind = json!({"properties": {"kind": {"enum": kinds}}, "required": ["kind"]});
+                conditions.push(json!({"if": kind, "then": one_of(&names)}));
+            }
+        }
+        if self.content().is_some() {
+            let inline = json!({"required": [CONTENT_BASE64.name, FILENAME.name]});
+            conditions.push(json!({"oneOf": [json!({"required": [FILE_PATH.name]}), inline]}));
+        }
+        if !conditions.is_empty() {
+            schema["allOf"] = Value::Array(conditions);
+        }
+        schema
     }
 
-    /// The arguments that have to be there in any case.
+    /// Whether it makes a post, which a name of the client's can keep from being made twice.
+    pub fn posts(&self) -> bool {
+        self.form.fields.iter().any(|field| field.name == TEXT.name)
+    }
+
+    /// The arguments that have to be there in any case; `a|b` stands for one of two.
     pub fn required(&self) -> Vec<&'static str> {
         let needed = self.form.fields.iter().filter(|field| matches!(field.need, Need::Always));
-        needed.map(|field| field.name).collect()
+        let sources = self.content().map(|_| "file_path|content_base64");
+        needed.map(|field| field.name).chain(sources).collect()
     }
 
     /// The words that an argument may be, where it has to be one of a few.
@@ -191,20 +295,27 @@ impl Route {
         }
     }
 
-    /// Reads the arguments of a request. Pure.
+    /// The argument that is a file's content, which is kept apart while the request is read: it may be large.
+    pub fn content(&self) -> Option<&'static str> {
+        self.form.fields.iter().find(|field| matches!(field.kind, Kind::Base64)).map(|field| field.name)
+    }
+
+    /// Reads the arguments of a request. `content` is where the [content](Self::content) stands that came with it. Pure.
     ///
     /// # Errors
     ///
-    /// As for [`super::parse`].
-    pub fn read(&self, mut arguments: Map<String, Value>) -> Result<Asked, ToolRefusal> {
-        // An older name for the same thing, which the check of the reason has to find.
-        if self.form.fields.iter().any(|field| field.name == STOP_REASON.name)
-            && !arguments.contains_key(REASON.name)
-            && let Some(reason) = arguments.remove(STOP_REASON.name)
-        {
-            arguments.insert(REASON.name.to_owned(), reason);
+    /// As for [`super::parse`], and `provide_exactly_one_file_source`.
+    pub fn read(&self, mut arguments: Map<String, Value>, content: Option<PathBuf>) -> Result<Asked, ToolRefusal> {
+        let takes = |name: &str| self.form.fields.iter().any(|field| field.name == name);
+        for (alias, name) in ALIASES.into_iter().filter(|(alias, name)| takes(alias) && takes(name)) {
+            if let Some(value) = arguments.remove(alias)
+                && arguments.get(name).is_none_or(Value::is_null)
+            {
+                arguments.insert(name.to_owned(), value);
+            }
         }
-        let given: Given = self.form.check(&Value::Object(arguments))?;
+        let mut given: Given = self.form.check(&Value::Object(arguments))?;
+        given.content = content;
         let word = |name| given.text(name).unwrap_or_default().trim().to_owned();
         let (conversation, root) = (word(CHANNEL_ID.name), word(THREAD_TS.name));
         // Nothing that could be taken for another key when the two are put together.

@@ -55,7 +55,8 @@ impl House {
             threads.push(thread);
         }
         let (door, opened) = watch::channel(Some(broker.door()));
-        let api = Api::new("1.2.3", "127.0.0.1").sessions(opened, access).limits(limits);
+        let api =
+            Api::new("1.2.3", "127.0.0.1").sessions(opened, access).limits(limits).metrics(async || String::new());
         let server = Server::start(api).await;
         let (theirs, ours) = (threads.pop().expect("two"), threads.pop().expect("two"));
         Self { chat, server, broker, _door: door, key: key(), ours, theirs, folder }
@@ -70,9 +71,14 @@ impl House {
         self.folder.path().join("repos")
     }
 
+    /// How many copies of files wait to be posted, or were forgotten.
+    pub(crate) fn copies(&self) -> usize {
+        std::fs::read_dir(self.folder.path().join("sessions/.outgoing")).map_or(0, Iterator::count)
+    }
+
     pub(crate) async fn token(&self, thread: &ThreadKey) -> String {
         let session = self.broker.door().session(thread).await.expect("a store").expect("a session");
-        self.key.token(&session.id, session.token_generation).expose().to_owned()
+        self.key.token(&session.key, &session.id, session.token_generation).expose().to_owned()
     }
 
     pub(crate) fn retry(thread: &ThreadKey) -> String {

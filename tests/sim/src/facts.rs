@@ -105,10 +105,11 @@ impl Facts {
         }
     }
 
-    /// A session was loaded: what is loaded is what the machine was.
+    /// A session was loaded: what is loaded is what the machine was, but for what is looked up beside it: the posts of its
+    /// turn, and how many parts are open.
     pub(crate) fn loaded(&mut self, key: &ThreadKey, rows: &SessionRows) {
         let Some(machine) = self.machines.get(key).filter(|machine| machine.revision == rows.revision) else { return };
-        let loaded = SessionRows { turn_parts: Vec::new(), ..rows.clone() };
+        let loaded = SessionRows { turn_parts: Vec::new(), open_parts: 0, ..rows.clone() };
         if *machine != loaded {
             self.wrong.push(format!(
                 "the machine of {key} is not what its rows say.\n  machine: {machine:?}\n  rows: {loaded:?}"

@@ -5,7 +5,7 @@ use super::*;
 use crate::outgoing::{Pinned, Refusal};
 use crate::session::{CallId, Caller, NamedPost, Pin, PostFate};
 use crate::store::PostId;
-use crate::thread_tools::{FileWish, ToolAnswer, ToolCommand};
+use crate::thread_tools::{FileSource, FileWish, ToolAnswer, ToolCommand};
 
 fn post(text: &str, kind: PostKind) -> ToolCommand {
     ToolCommand::Post { text: text.to_owned(), kind, reason: None }
@@ -150,7 +150,9 @@ fn a_revoked_token_is_another_generation() {
 
 fn file_wish(kind: PostKind) -> FileWish {
     FileWish {
-        path: "report.txt".to_owned(),
+        source: FileSource::Path("report.txt".to_owned()),
+        name: None,
+        content_type: None,
         title: None,
         comment: None,
         alt_text: None,
@@ -225,7 +227,9 @@ fn a_file_counts_as_posted_in_its_turn_or_not_at_all() {
     let pin = pin_of(&ask(&mut rig, 1, ToolCommand::File(file_wish(PostKind::Final))));
     rig.finish("t1", Some("the end"));
     let before = rig.parts.len();
-    assert_eq!(codes(&rig.step(SessionInput::Pinned { pin, result: copied() })), ["stopped"]);
+    let effects = rig.step(SessionInput::Pinned { pin, result: copied() });
+    assert_eq!(codes(&effects), ["turn_over"]);
+    assert!(effects.contains(&Effect::DropCopy { copy: "/copies/1".into() }), "the copy goes at once");
     assert_eq!(rig.parts.len(), before);
 
     // Without a turn it is posted, and the session is not put away before that.
@@ -233,4 +237,37 @@ fn a_file_counts_as_posted_in_its_turn_or_not_at_all() {
     assert!(!rig.machine.is_quiet());
     rig.step(SessionInput::Pinned { pin, result: copied() });
     assert_eq!(rig.parts.last().map(|part| part.turn.clone()), Some(None));
+}
+
+#[test]
+fn what_was_copied_after_a_stop_is_not_posted() {
+    let mut rig = with_files();
+    let pin = pin_of(&ask(&mut rig, 1, ToolCommand::File(file_wish(PostKind::Final))));
+    rig.stop(200);
+    assert_eq!(codes(&rig.step(SessionInput::Pinned { pin, result: copied() })), ["stopped"]);
+}
+
+#[test]
+fn the_time_of_the_copy_counts_for_whoever_waits() {
+    let mut rig = with_files();
+    let pin = pin_of(&ask(&mut rig, 1, ToolCommand::File(file_wish(PostKind::Progress))));
+    rig.pass(TOOL_ANSWER_LIMIT);
+    assert_eq!(replies(&rig.step(SessionInput::Pinned { pin, result: copied() })), []);
+    let told = replies(&rig.step(SessionInput::Tick));
+    assert!(matches!(told.as_slice(), [(1, ToolAnswer::Queued { .. })]), "{told:?}");
+}
+
+#[test]
+fn a_refusal_is_known_before_the_store_says_so() {
+    let mut rig = Rig::running();
+    let id = PostId::named(&SessionId::new("s"), "build 7");
+    let named = |rig: &mut Rig, call, known| {
+        let post = Some(NamedPost { id: id.clone(), known });
+        rig.step(SessionInput::Asked { call: CallId(call), command: self::post("built", PostKind::Progress), post })
+    };
+    named(&mut rig, 1, None);
+    settle(&mut rig, id.as_str(), Some("is_archived"));
+    let open = PostFate { arrived: 0, of: 1, open: true, error: None };
+    let told = replies(&named(&mut rig, 2, Some(open)));
+    assert!(matches!(told.as_slice(), [(2, ToolAnswer::Undelivered { .. })]), "{told:?}");
 }

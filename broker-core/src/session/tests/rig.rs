@@ -165,6 +165,7 @@ impl Rig {
             newest_given: given.map(|row| row.at).max().unwrap_or_default(),
             turn: turn.and_then(|id| self.turns.get(id).cloned()),
             turn_parts: Vec::new(),
+            open_parts: 0,
         }
     }
 

@@ -291,6 +291,7 @@ pub async fn what_is_open_is_loaded(store: Store) {
         newest_given: ChatTime::from_micros(300),
         turn: Some(turn(&key)),
         turn_parts: parts,
+        open_parts: 3,
     };
     assert_eq!(loaded, wanted);
     let mut ended = SessionCommit::empty(key.clone(), fence, Revision(1));
