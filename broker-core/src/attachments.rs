@@ -23,6 +23,8 @@ use crate::chat::FileRef;
 pub const FOLDER: &str = ".slack-attachments";
 /// The folder of scaled images, beside the workspace.
 const IMAGES: &str = ".images";
+/// How the name of a file ends that is not complete.
+const PART: &str = ".part";
 /// The longest part of a path that is made of something's name, in bytes.
 const MAX_SEGMENT: usize = 180;
 
@@ -30,12 +32,8 @@ const MAX_SEGMENT: usize = 180;
 #[derive(Debug)]
 pub struct Folder(OwnedFd);
 
-/// A file that is being written. It has its own name only once it is complete.
-#[derive(Debug)]
-pub struct Unfinished {
-    name: String,
-    part: String,
-}
+/// Entries of a folder that are looked at for what a broker left: an agent may have filled it.
+const MAX_LOOKED_AT: usize = 4096;
 
 /// Where a file of a message stands, within the workspace.
 pub fn path(message: &str, file: &FileRef) -> String {
@@ -60,6 +58,11 @@ pub fn name(file: &FileRef) -> String {
     // The id is short with every platform; a long one must not push the name out.
     let id = segment(&file.id);
     format!("{}-{}", &id[..id.floor_char_boundary(64)], segment(name))
+}
+
+/// The name of what is not complete: no complete file's begins with a dot.
+fn part(unique: &str) -> String {
+    format!(".{}{PART}", segment(unique))
 }
 
 /// A name that is one segment of a path, hidden from nobody and not too long; its ending is kept.
@@ -100,44 +103,63 @@ impl Folder {
         (metadata.is_file() && metadata.len() == size).then_some(found)
     }
 
-    /// Begins to write a file, readable by nobody else.
+    /// Begins to write a file, readable by nobody else, under a name that is made of `unique` and that no complete file has.
     ///
     /// # Errors
     ///
     /// When it cannot be made.
-    pub fn begin(&self, file: &FileRef) -> io::Result<(File, Unfinished)> {
-        let name = name(file);
-        let unfinished = Unfinished { part: format!("{name}.part"), name };
-        self.remove(&unfinished.part)?;
+    pub fn begin(&self, unique: &str) -> io::Result<File> {
+        let part = part(unique);
+        self.remove(&part)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = rustix::fs::openat(&self.0, &unfinished.part, flags, Mode::RUSR | Mode::WUSR)?;
-        Ok((File::from(made), unfinished))
+        Ok(File::from(rustix::fs::openat(&self.0, &part, flags, Mode::RUSR | Mode::WUSR)?))
     }
 
-    /// Gives a file that was written as a whole its name.
+    /// Gives what was begun as `unique`, and written as a whole, the name of its file, durably.
     ///
     /// # Errors
     ///
     /// When that cannot be done.
-    pub fn finish(&self, file: &File, unfinished: &Unfinished) -> io::Result<()> {
+    pub fn finish(&self, written: &File, unique: &str, file: &FileRef) -> io::Result<()> {
         // A name must not outlive a crash that its content does not.
-        file.sync_data()?;
-        match rustix::fs::renameat(&self.0, &unfinished.part, &self.0, &unfinished.name) {
+        written.sync_data()?;
+        let (part, name) = (part(unique), name(file));
+        match rustix::fs::renameat(&self.0, &part, &self.0, &name) {
             Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
-                self.remove(&unfinished.name)?;
-                Ok(rustix::fs::renameat(&self.0, &unfinished.part, &self.0, &unfinished.name)?)
+                self.remove(&name)?;
+                rustix::fs::renameat(&self.0, &part, &self.0, &name)?;
             }
-            result => Ok(result?),
+            result => result?,
         }
+        // The session's row is going to name it.
+        Ok(rustix::fs::fsync(&self.0)?)
     }
 
-    /// Takes away what was begun and is worth nothing.
+    /// Takes away what was begun as `unique` and is worth nothing.
     ///
     /// # Errors
     ///
     /// When that cannot be done.
-    pub fn give_up(&self, unfinished: &Unfinished) -> io::Result<()> {
-        self.remove(&unfinished.part)
+    pub fn give_up(&self, unique: &str) -> io::Result<()> {
+        self.remove(&part(unique))
+    }
+
+    /// Removes what an earlier broker began and did not finish: all that is not in use.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be read.
+    pub fn clean(&self, in_use: impl Fn(&str) -> bool) -> io::Result<()> {
+        for entry in rustix::fs::Dir::read_from(&self.0)?.take(MAX_LOOKED_AT) {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let unique = name.strip_prefix('.').and_then(|name| name.strip_suffix(PART));
+            if unique.is_some_and(|unique| !in_use(unique)) {
+                // A folder that an agent put there and filled stays.
+                let _ = self.remove(name);
+            }
+        }
+        Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -184,9 +206,9 @@ mod tests {
     }
 
     fn write(folder: &Folder, file: &FileRef, bytes: &[u8]) {
-        let (mut made, unfinished) = folder.begin(file).unwrap();
+        let mut made = folder.begin("1").unwrap();
         made.write_all(bytes).unwrap();
-        folder.finish(&made, &unfinished).unwrap();
+        folder.finish(&made, "1", file).unwrap();
     }
 
     #[test]
@@ -212,11 +234,22 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (folder, file) = (Folder::open(root.path(), "1.1").unwrap(), file("F1", "a.txt", 5));
         let at = root.path().join(path("1.1", &file));
-        let (mut made, unfinished) = folder.begin(&file).unwrap();
+        let mut made = folder.begin("0").unwrap();
         made.write_all(b"he").unwrap();
         assert!(!at.exists() && folder.complete(&file).is_none());
-        drop((made, unfinished));
-        // A crash left the beginning; the next try writes it anew.
+        // A crash left the beginning; the next broker removes it, not what is in use and not what is only named so.
+        drop(made);
+        let in_use = folder.begin("in-use").unwrap();
+        let named_so = FileRef { name: Some(".0.part".to_owned()), ..file.clone() };
+        write(&folder, &named_so, b"whole");
+        folder.clean(|unique| unique == "in-use").unwrap();
+        let mut left: Vec<_> =
+            std::fs::read_dir(at.parent().unwrap()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".in-use.part", "F1-_0.part"]);
+        drop(in_use);
+        folder.clean(|_| false).unwrap();
+        std::fs::remove_file(at.with_file_name("F1-_0.part")).unwrap();
         write(&folder, &file, b"hello");
         assert_eq!(std::fs::read(&at).unwrap(), b"hello");
         assert_eq!(at.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -250,7 +283,7 @@ mod tests {
         let folder = Folder::open(&workspace, "1.1").unwrap();
 
         // The file and its beginning are links, or folders.
-        let part = at.with_file_name("F1-a.part");
+        let part = at.with_file_name(".1.part");
         for way in [&at, &part] {
             symlink(outside.join("secret"), way).unwrap();
         }

@@ -136,6 +136,9 @@ pub fn check_received(received: &Path, name: &str) -> Result<Checked, Refusal> {
     Ok(Checked { file, name: name.to_owned(), bytes, received: Some(received.to_owned()) })
 }
 
+/// What has to be left on the disk once a file is written to it, in bytes: the store needs some.
+pub const MIN_FREE: u64 = 256 * 1024 * 1024;
+
 /// How many bytes the disk of a folder has left for the broker.
 ///
 /// # Errors

@@ -5,20 +5,27 @@
 //! every later turn would fail on it.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
-use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
 /// The longest side of an image as the agent gets it, in pixels.
 pub const LONGEST_SIDE: u32 = 2048;
 /// The most pixels of an image that is decoded: a photograph of 50 megapixels.
 pub const MAX_PIXELS: u64 = 50_000_000;
-/// The most memory that a decoder may take, in bytes: four of them for each pixel, and something to work with.
-pub const MAX_MEMORY: u64 = 256 * 1024 * 1024;
+/// The most memory that a decoded image may take, in bytes: three of them for each pixel. One with more for each, for
+/// transparency or finer colours, may have fewer pixels.
+pub const MAX_DECODED: u64 = 3 * MAX_PIXELS;
+/// The most pixels of a progressive JPEG or an animated WebP: their decoders keep two or three times the image until its first
+/// picture is there.
+pub const MAX_COSTLY_PIXELS: u64 = 16_000_000;
+/// The largest file of a format whose decoder reads it as a whole, in bytes.
+pub const MAX_ENCODED: u64 = 48 * 1024 * 1024;
+/// The most memory that a decoder may take beside what it decodes, as far as it keeps account of that, in bytes.
+const MAX_WORK: u64 = 64 * 1024 * 1024;
 /// The longest side of an image that is looked at: more is a mistake or an attack.
 const MAX_SIDE: u32 = 30_000;
 const JPEG_QUALITY: u8 = 88;
@@ -43,7 +50,6 @@ pub enum PictureError {
 ///
 /// When it cannot be read.
 pub fn format(file: &mut File) -> io::Result<Option<ImageFormat>> {
-    use std::io::Read;
     let mut head = Vec::new();
     file.seek(SeekFrom::Start(0))?;
     file.take(64).read_to_end(&mut head)?;
@@ -57,14 +63,22 @@ pub fn format(file: &mut File) -> io::Result<Option<ImageFormat>> {
 ///
 /// # Errors
 ///
-/// When it is too large, cannot be read, or the copy cannot be written.
+/// When it is too large, cannot be read, or the copy cannot be written. Nothing is left of the copy then.
 pub fn scale(file: File, format: ImageFormat, stem: &Path) -> Result<&'static str, PictureError> {
     let image = decode(file, format)?;
     let photograph = format == ImageFormat::Jpeg;
     let ending = if photograph { "jpg" } else { "png" };
-    let target = with_ending(stem, ending);
-    let part = with_ending(stem, "part");
-    let mut out = BufWriter::new(File::create(&part)?);
+    let (target, part) = (with_ending(stem, ending), with_ending(stem, "part"));
+    let written = write(image, photograph, &part).and_then(|()| Ok(std::fs::rename(&part, &target)?));
+    if written.is_err() {
+        // What cannot be removed is written over by the next try.
+        let _ = std::fs::remove_file(&part);
+    }
+    written.map(|()| ending)
+}
+
+fn write(image: DynamicImage, photograph: bool, to: &Path) -> Result<(), PictureError> {
+    let mut out = BufWriter::new(File::create(to)?);
     let written = if photograph {
         DynamicImage::ImageRgb8(image.into_rgb8())
             .write_with_encoder(JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY))
@@ -74,9 +88,7 @@ pub fn scale(file: File, format: ImageFormat, stem: &Path) -> Result<&'static st
         DynamicImage::ImageRgb8(image.into_rgb8()).write_with_encoder(PngEncoder::new(&mut out))
     };
     written.map_err(told)?;
-    out.flush()?;
-    std::fs::rename(&part, &target)?;
-    Ok(ending)
+    Ok(out.flush()?)
 }
 
 fn with_ending(stem: &Path, ending: &str) -> std::path::PathBuf {
@@ -87,16 +99,26 @@ fn with_ending(stem: &Path, ending: &str) -> std::path::PathBuf {
 }
 
 /// Decodes the first picture of a file, turned the right way up and scaled.
-fn decode(file: File, format: ImageFormat) -> Result<DynamicImage, PictureError> {
+fn decode(mut file: File, format: ImageFormat) -> Result<DynamicImage, PictureError> {
+    let read_whole = matches!(format, ImageFormat::Jpeg | ImageFormat::WebP);
+    if read_whole && file.metadata()?.len() > MAX_ENCODED {
+        return Err(PictureError::TooLarge);
+    }
+    let costly = match format {
+        ImageFormat::Jpeg => is_progressive(&mut file)?,
+        ImageFormat::WebP => is_animated(&mut file)?,
+        _ => false,
+    };
+    let most = if costly { MAX_COSTLY_PIXELS } else { MAX_PIXELS };
     let mut limits = Limits::no_limits();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_MEMORY);
+    limits.max_alloc = Some(MAX_DECODED + MAX_WORK);
     let mut reader = ImageReader::with_format(BufReader::new(file), format);
     reader.limits(limits.clone());
     let mut decoder = reader.into_decoder().map_err(told)?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS || decoder.total_bytes() > MAX_MEMORY {
+    if u64::from(width) * u64::from(height) > most || decoder.total_bytes() > MAX_DECODED {
         return Err(PictureError::TooLarge);
     }
     limits.reserve(decoder.total_bytes()).map_err(told)?;
@@ -104,12 +126,65 @@ fn decode(file: File, format: ImageFormat) -> Result<DynamicImage, PictureError>
     let orientation = decoder.orientation().ok();
     let mut image = DynamicImage::from_decoder(decoder).map_err(told)?;
     if width.max(height) > LONGEST_SIDE {
-        image = image.resize(LONGEST_SIDE, LONGEST_SIDE, FilterType::CatmullRom);
+        // Averages what falls together. A filter would make a copy in floating point first, larger than the image.
+        image = image.thumbnail(LONGEST_SIDE, LONGEST_SIDE);
     }
     if let Some(orientation) = orientation {
         image.apply_orientation(orientation);
     }
     Ok(image)
+}
+
+/// Whether a JPEG is progressive, or may be: what its frame headers say, up to the first scan (ITU-T T.81, B.1.1). The file is
+/// left at its start.
+fn is_progressive(file: &mut File) -> io::Result<bool> {
+    let mut segments = BufReader::new(&mut *file);
+    segments.seek(SeekFrom::Start(2))?;
+    let sequential = only_sequential(&mut segments);
+    file.seek(SeekFrom::Start(0))?;
+    match sequential {
+        Ok(sequential) => Ok(!sequential),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether all is well up to the first scan and no frame is a progressive one: what stands where no marker should be is read
+/// by each decoder in its own way.
+fn only_sequential(segments: &mut (impl Read + Seek)) -> io::Result<bool> {
+    let mut frames = 0;
+    loop {
+        let [lead, mut marker] = bytes(segments)?;
+        // Any number of these may stand before a marker.
+        while marker == 0xFF {
+            [marker] = bytes(segments)?;
+        }
+        match (lead, marker) {
+            (0xFF, 0xDA) => return Ok(frames == 1),
+            (0xFF, 0xC0 | 0xC1) => frames += 1,
+            // Tables, what applications say, comments, restart intervals.
+            (0xFF, 0xC4 | 0xDB | 0xDD | 0xE0..=0xEF | 0xFE) => {}
+            _ => return Ok(false),
+        }
+        let length = u16::from_be_bytes(bytes(segments)?);
+        let Some(rest) = length.checked_sub(2) else { return Ok(false) };
+        segments.seek_relative(i64::from(rest))?;
+    }
+}
+
+/// Whether a WebP is animated: what the flags of its extended header say
+/// (<https://developers.google.com/speed/webp/docs/riff_container#extended_file_format>). The file is left at its start.
+fn is_animated(file: &mut File) -> io::Result<bool> {
+    let mut head = Vec::new();
+    (&mut *file).take(21).read_to_end(&mut head)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(head.get(12..16) == Some(b"VP8X") && head.get(20).is_some_and(|flags| flags & 2 != 0))
+}
+
+fn bytes<const N: usize>(from: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn told(error: ImageError) -> PictureError {
@@ -172,6 +247,122 @@ mod tests {
     fn a_damaged_image_is_not_shown() {
         let whole = encoded(300, 300, ImageFormat::Png);
         assert!(matches!(scaled(&whole[..whole.len() / 2]), Err(PictureError::Unreadable)));
+    }
+
+    /// The frame header of a JPEG: where it is, with its marker first.
+    fn frame(bytes: &[u8]) -> usize {
+        bytes.windows(2).position(|two| two == [0xFF, 0xC0]).unwrap()
+    }
+
+    /// A JPEG with an orientation (Exif 2.32, 4.6.4, tag 0x0112).
+    fn turned(bytes: &[u8], orientation: u8) -> Vec<u8> {
+        let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+        exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+        let length = u16::try_from(exif.len() + 2).unwrap().to_be_bytes();
+        [&bytes[..2], &[0xFF, 0xE1], &length, &exif, &bytes[2..]].concat()
+    }
+
+    fn copy_of(bytes: &[u8]) -> DynamicImage {
+        let (folder, mut file) = with(bytes);
+        let format = format(&mut file).unwrap().expect("an image");
+        let ending = scale(file, format, &folder.path().join("copy")).unwrap();
+        image::open(folder.path().join(format!("copy.{ending}"))).unwrap()
+    }
+
+    #[test]
+    fn an_image_stands_as_its_camera_was_held() {
+        // Its left half is red.
+        let picture =
+            image::RgbImage::from_fn(3000, 1000, |x, _| image::Rgb(if x < 1500 { [250, 0, 0] } else { [0; 3] }));
+        let mut bytes = io::Cursor::new(Vec::new());
+        DynamicImage::ImageRgb8(picture).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+        let bytes = bytes.into_inner();
+        // 6: turned by a quarter to the right; 3: by a half; 5: turned and mirrored; 9: there is no such.
+        for (orientation, size, red) in [
+            (1, (2048, 683), (10, 10)),
+            (6, (683, 2048), (10, 10)),
+            (3, (2048, 683), (2000, 10)),
+            (8, (683, 2048), (10, 2000)),
+            (9, (2048, 683), (10, 10)),
+        ] {
+            let copy = copy_of(&turned(&bytes, orientation)).into_rgb8();
+            assert_eq!(copy.dimensions(), size, "{orientation}");
+            assert!(copy.get_pixel(red.0, red.1)[0] > 200, "{orientation}");
+            // What is said of the camera, and where it was, does not go along.
+            assert!(copy.pixels().any(|pixel| pixel[0] < 50));
+        }
+    }
+
+    #[test]
+    fn transparency_stays_and_of_what_moves_the_first_picture_is_shown() {
+        let glass = image::RgbaImage::from_pixel(2500, 10, image::Rgba([1, 2, 3, 128]));
+        let mut bytes = io::Cursor::new(Vec::new());
+        DynamicImage::ImageRgba8(glass).write_to(&mut bytes, ImageFormat::Png).unwrap();
+        assert_eq!(copy_of(bytes.get_ref()).into_rgba8().get_pixel(5, 5).0, [1, 2, 3, 128]);
+
+        let fine = image::ImageBuffer::<image::Rgb<u16>, _>::from_pixel(20, 10, image::Rgb([0xFFFF, 0x8000, 0]));
+        let mut bytes = io::Cursor::new(Vec::new());
+        DynamicImage::ImageRgb16(fine).write_to(&mut bytes, ImageFormat::Png).unwrap();
+        assert_eq!(copy_of(bytes.get_ref()).into_rgb8().get_pixel(5, 5).0, [255, 128, 0]);
+
+        let mut bytes = Vec::new();
+        let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
+        for colour in [[255, 0, 0, 255], [0, 0, 255, 255]] {
+            encoder.encode_frame(image::Frame::new(image::RgbaImage::from_pixel(8, 8, image::Rgba(colour)))).unwrap();
+        }
+        drop(encoder);
+        assert_eq!(copy_of(&bytes).into_rgb8().get_pixel(4, 4).0, [255, 0, 0]);
+    }
+
+    /// It takes three times the memory of a sequential one.
+    #[test]
+    fn a_progressive_jpeg_may_have_fewer_pixels() {
+        let mut bytes = encoded(16, 16, ImageFormat::Jpeg);
+        let at = frame(&bytes);
+        let mut sized = |marker: u8, side: u16| {
+            bytes[at + 1] = marker;
+            bytes[at + 5..at + 7].copy_from_slice(&side.to_be_bytes());
+            bytes[at + 7..at + 9].copy_from_slice(&side.to_be_bytes());
+            let (_folder, mut file) = with(&bytes);
+            let progressive = is_progressive(&mut file).unwrap();
+            (progressive, scaled(&bytes))
+        };
+        assert!(matches!(sized(0xC2, 5000), (true, Err(PictureError::TooLarge))));
+        assert!(matches!(sized(0xC0, 16), (false, Ok((16, 16, "jpg")))));
+        assert!(matches!(sized(0xC0, 8000), (false, Err(PictureError::TooLarge))));
+        // What the decoders may read in different ways is not taken for sequential.
+        let whole = encoded(16, 16, ImageFormat::Jpeg);
+        let second = &whole[frame(&whole)..frame(&whole) + 19];
+        for odd in [
+            [&whole[..2], b"x", &whole[2..]].concat(),
+            [&whole[..2], &[0xFF, 0xFE, 0, 1], &whole[2..]].concat(),
+            [&whole[..2], second, &whole[2..]].concat(),
+            whole[..frame(&whole)].to_vec(),
+        ] {
+            assert!(is_progressive(&mut with(&odd).1).unwrap());
+        }
+        let filled = [&whole[..2], &[0xFF, 0xFF, 0xFF, 0xFE, 0, 3, b'x'], &whole[2..]].concat();
+        assert!(!is_progressive(&mut with(&filled).1).unwrap());
+    }
+
+    #[test]
+    fn an_animated_webp_is_known() {
+        let mut bytes = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0".to_vec();
+        assert!(is_animated(&mut with(&bytes).1).unwrap());
+        bytes[20] = 0x10;
+        assert!(!is_animated(&mut with(&bytes).1).unwrap());
+        assert!(!is_animated(&mut with(&encoded(3, 3, ImageFormat::WebP)).1).unwrap());
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_written_leaves_nothing() {
+        let (folder, mut file) = with(&encoded(30, 30, ImageFormat::Png));
+        let format = format(&mut file).unwrap().expect("an image");
+        // Something stands in its place that no file is put upon.
+        std::fs::create_dir_all(folder.path().join("copy.png/full")).unwrap();
+        let failed = scale(file, format, &folder.path().join("copy"));
+        assert!(matches!(failed, Err(PictureError::Io(_))), "{failed:?}");
+        assert!(!folder.path().join("copy.part").exists());
     }
 
     /// A PNG whose header promises more than any machine has: the pixels would be made of a few bytes.

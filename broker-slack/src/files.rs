@@ -9,7 +9,7 @@ use std::time::Duration;
 use broker_core::chat::{FetchError, Fetched, FileRef, FileSink};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, TRANSFER_ENCODING};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -36,6 +36,14 @@ const MAX_REDIRECTS: usize = 5;
 const NO_SCOPE: &str =
     "the app lacks the scope files:read: an operator has to reinstall it from slack-app-manifest.yaml";
 
+/// The media type of a web page.
+const PAGE_TYPE: &str = "text/html";
+/// How the media types of canvases and posts begin, which Slack hands out as pages.
+const DOCUMENT_TYPE: &str = "application/vnd.slack-docs";
+/// Slack hands out such pages to whoever may not read a file, and where something of its own is wrong.
+const PAGE: &str = "Slack gave a web page in its place; if it does so with every file, the app lacks the scope files:read \
+                    and an operator has to reinstall it from slack-app-manifest.yaml";
+
 impl Slack {
     /// See [`broker_core::chat::ChatTransport::fetch`].
     pub(crate) async fn fetch_file(
@@ -49,20 +57,20 @@ impl Slack {
         }
         // A file of another organisation may come as a stub that names its id alone
         // (<https://docs.slack.dev/apis/slack-connect/#files>).
-        let whole;
-        let file = match file.url {
-            Some(_) => file,
-            None => {
-                whole = self.whole(file).await?;
-                &whole
-            }
+        let whole = match file.url {
+            Some(_) => None,
+            None => Some(self.whole(file).await?),
         };
+        let file = whole.as_ref().unwrap_or(file);
         let Some(url) = file.url.as_deref() else { return refused("Slack gives no address for it") };
         if file.size.is_some_and(|size| size > most) {
             return too_large(most);
         }
         match timeout(FILE_LIMIT, self.stream(url, file, most, into)).await {
-            Ok(result) => result,
+            Ok(result) => {
+                let told = whole.and_then(|whole| whole.media_type);
+                result.map(|fetched| Fetched { media_type: told.or(fetched.media_type), ..fetched })
+            }
             Err(_) => unavailable(&format!("it did not arrive within {} s", FILE_LIMIT.as_secs())),
         }
     }
@@ -80,7 +88,7 @@ impl Slack {
     }
 
     async fn stream(&self, url: &str, file: &FileRef, most: u64, into: &mut FileSink) -> Result<Fetched, FetchError> {
-        let (response, redirected) = self.open(url).await?;
+        let (response, from) = self.open(url).await?;
         let status = response.status();
         if status != StatusCode::OK {
             return match status.as_u16() {
@@ -89,26 +97,39 @@ impl Slack {
             };
         }
         let header = |name: HeaderName| text(response.headers(), &name);
-        let media_type = header(CONTENT_TYPE).map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
+        let media_type = header(CONTENT_TYPE).map(essence);
         let length: Option<u64> = header(CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        // Whoever may not read files gets Slack's sign-in page, with a 200.
-        let page = media_type.as_deref() == Some("text/html");
-        let may_be_page = file.media_type.as_deref() == Some("text/html") && !redirected;
-        if page && !may_be_page {
-            return refused(NO_SCOPE);
+        // Where neither says how long the answer is, an answer that was cut ends as a whole one does
+        // (<https://www.rfc-editor.org/rfc/rfc9112#section-6.3>).
+        let ends_anyhow = length.is_none() && header(TRANSFER_ENCODING).is_none();
+        let kind = file.media_type.as_deref().map(essence).unwrap_or_default();
+        let page = media_type.as_deref() == Some(PAGE_TYPE);
+        if page {
+            let may_be = match from {
+                From::SignIn => return refused(NO_SCOPE),
+                From::Address => kind == PAGE_TYPE || kind.starts_with(DOCUMENT_TYPE),
+                From::Elsewhere => kind == PAGE_TYPE,
+            };
+            if !may_be {
+                return refused(PAGE);
+            }
         }
         if length.is_some_and(|length| length > most) {
             return too_large(most);
         }
         let bytes = copy(response.into_body(), most, into).await?;
-        if page && file.size.is_some_and(|size| size != bytes) {
-            return refused(NO_SCOPE);
+        let differs = file.size.is_some_and(|size| size != bytes);
+        if page && differs && kind == PAGE_TYPE {
+            return refused(PAGE);
         }
-        Ok(Fetched { bytes, media_type })
+        if ends_anyhow && differs && !page {
+            return unavailable("it did not come as a whole");
+        }
+        Ok(Fetched { bytes, name: file.name.clone(), media_type })
     }
 
-    /// Asks for an address, and follows where it leads. Says whether that was elsewhere.
-    async fn open(&self, url: &str) -> Result<(Response<Incoming>, bool), FetchError> {
+    /// Asks for an address, and follows where it leads. Says where the answer is from.
+    async fn open(&self, url: &str) -> Result<(Response<Incoming>, From), FetchError> {
         let odd = |_| FetchError::Refused { reason: "its address cannot be read".to_owned() };
         let mut url = Url::parse(url).map_err(odd)?;
         if !self.api.is_slacks(&url) {
@@ -119,7 +140,12 @@ impl Slack {
         for hop in 0..=MAX_REDIRECTS {
             let response = self.api.get_file(&url, trusted).await?;
             if !response.status().is_redirection() {
-                return Ok((response, hop > 0));
+                let from = match hop {
+                    0 => From::Address,
+                    _ if trusted && signs_in(&url) => From::SignIn,
+                    _ => From::Elsewhere,
+                };
+                return Ok((response, from));
             }
             let to = text(response.headers(), &LOCATION);
             let to = to.and_then(|to| url.join(to).ok());
@@ -133,6 +159,29 @@ impl Slack {
         }
         refused("too many redirects")
     }
+}
+
+/// Where an answer is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// The address that the file has.
+    Address,
+    /// The page of Slack on which people sign in, where it leads whoever may not read the file.
+    SignIn,
+    /// Another address that Slack led to.
+    Elsewhere,
+}
+
+/// Whether an address of Slack's is where people sign in: the workspace's front page with the way back, or what is named so.
+fn signs_in(url: &Url) -> bool {
+    let named = url.path_segments().into_iter().flatten().any(|part| part == "signin" || part == "login");
+    named || url.query_pairs().any(|(name, _)| name == "redir")
+}
+
+/// A media type without its parameters, in lower case
+/// (<https://www.rfc-editor.org/rfc/rfc9110#section-8.3.1>).
+fn essence(media_type: &str) -> String {
+    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 impl Api {

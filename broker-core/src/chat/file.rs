@@ -101,7 +101,9 @@ pub type FileSink = dyn AsyncWrite + Send + Unpin;
 pub struct Fetched {
     /// How many bytes were written.
     pub bytes: u64,
-    /// The media type that the platform named.
+    /// The name that the platform gives it.
+    pub name: Option<String>,
+    /// The media type that the platform names.
     pub media_type: Option<String>,
 }
 

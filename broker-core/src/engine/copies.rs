@@ -30,8 +30,6 @@ const WAIT: Duration = Duration::from_secs(20);
 const MAX_BYTES_HERE: u64 = 2 * outgoing::MAX_BYTES;
 /// How many bytes all copies may have.
 const MAX_BYTES: u64 = 8 * outgoing::MAX_BYTES;
-/// What has to be left on the disk once a copy is made: the store needs some.
-const MIN_FREE: u64 = 256 * 1024 * 1024;
 /// A file that nobody knows is removed after so long.
 const FORGOTTEN: Duration = Duration::from_secs(60 * 60);
 
@@ -82,7 +80,7 @@ impl Copies {
         if of(&mut ledger.values()).saturating_add(bytes) > MAX_BYTES {
             return refuse("busy", "too many files wait to be posted; try again later");
         }
-        if free < bytes.saturating_add(coming).saturating_add(MIN_FREE) {
+        if free < bytes.saturating_add(coming).saturating_add(outgoing::MIN_FREE) {
             return refuse("no_room", "the broker's disk has no room for a copy of the file; tell a person");
         }
         ledger.insert(copy.to_owned(), Copy { thread: thread.clone(), bytes, kept: false, since: Instant::now() });
@@ -265,9 +263,9 @@ mod tests {
         let reserve = |n: usize, bytes, free| {
             copies.reserve(&thread("a"), Path::new(&format!("/copies/{n}")), bytes, free).map_err(|e| e.code)
         };
-        assert_eq!(reserve(1, 100, MIN_FREE + 99), Err("no_room"));
-        assert_eq!(reserve(2, 100, MIN_FREE + 100), Ok(()));
+        assert_eq!(reserve(1, 100, outgoing::MIN_FREE + 99), Err("no_room"));
+        assert_eq!(reserve(2, 100, outgoing::MIN_FREE + 100), Ok(()));
         // What is being copied has not taken its room yet.
-        assert_eq!(reserve(3, 1, MIN_FREE + 100), Err("no_room"));
+        assert_eq!(reserve(3, 1, outgoing::MIN_FREE + 100), Err("no_room"));
     }
 }

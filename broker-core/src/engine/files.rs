@@ -1,12 +1,13 @@
 //! The files of messages, on their way into the session's folder.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
@@ -15,14 +16,17 @@ use super::registry::Letter;
 use crate::agent::InputId;
 use crate::attachments::{self, Folder};
 use crate::chat::{FetchError, FileRef, Kept, MessageId};
+use crate::outgoing;
 use crate::picture::{self, PictureError};
 use crate::session::SessionInput;
 use crate::workspace;
 
 /// The message goes to the agent without the files that are not there by then.
 const LIMIT: Duration = Duration::from_secs(180);
+/// So much longer it waits for images to be scaled: those that are not by then are given by their path alone.
+const PICTURES_LIMIT: Duration = Duration::from_secs(60);
 /// Files that are fetched at once, over all sessions.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 32;
 /// Files of one session that are fetched at once.
 const AT_ONCE_HERE: usize = 3;
 /// A file that could not be fetched for now is tried this often.
@@ -33,19 +37,33 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What limits the work on files, over all sessions.
 pub(crate) struct Files {
     downloads: Semaphore,
-    /// A decoded image takes up to 250 MB of memory.
+    /// A decoded image takes up to [`picture::MAX_DECODED`] and half as much again.
     pictures: Arc<Semaphore>,
+    /// The unique names of what is being written.
+    in_use: Mutex<HashSet<String>>,
 }
 
 impl Default for Files {
     fn default() -> Self {
-        Self { downloads: Semaphore::new(AT_ONCE), pictures: Arc::new(Semaphore::new(1)) }
+        let pictures = Arc::new(Semaphore::new(1));
+        Self { downloads: Semaphore::new(AT_ONCE), pictures, in_use: Mutex::default() }
     }
 }
 
-/// The fetching of one session: one message's files after another's, so that nobody else writes the same file.
-#[derive(Default)]
-pub(super) struct SessionFiles(Arc<Mutex<()>>);
+impl Files {
+    fn in_use(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The fetching of one session.
+pub(super) struct SessionFiles(Arc<Semaphore>);
+
+impl Default for SessionFiles {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(AT_ONCE_HERE)))
+    }
+}
 
 impl SessionFiles {
     /// Fetches files; the answer comes back as an input.
@@ -57,122 +75,192 @@ impl SessionFiles {
         row: InputId,
         files: Vec<(MessageId, FileRef)>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let (alone, letters, task) = (Arc::clone(&self.0), letters.clone(), Arc::clone(shared));
+        let (here, letters, task) = (Arc::clone(&self.0), letters.clone(), Arc::clone(shared));
         async move {
-            let fetched = async {
-                let _alone = alone.lock().await;
-                let deadline = Instant::now() + LIMIT;
-                let all = files.into_iter().map(|(message, file)| {
-                    let (shared, workspace) = (&task, &workspace);
-                    async move {
-                        let kept = timeout_at(deadline, keep(shared, workspace, &message, &file)).await;
-                        let late = || format!("it was not there within {} s", LIMIT.as_secs());
-                        let kept = kept.unwrap_or_else(|_| Kept::Missing { reason: late() });
-                        report(&row_of(&message, &file), &kept);
-                        (message, file.id, kept)
-                    }
-                });
-                futures_util::stream::iter(all).buffered(AT_ONCE_HERE).collect::<Vec<_>>().await
-            };
+            let fetching =
+                Fetching { shared: &task, here: &here, workspace: &workspace, until: Instant::now() + LIMIT };
+            let kept = files.into_iter().map(|(message, file)| async {
+                let file = fetching.keep(&message, file).await;
+                (message, file)
+            });
             tokio::select! {
                 biased;
                 // The next broker fetches them, or finds them.
                 () = task.ending.cancelled() => {}
                 // A session that has ended waits for nothing.
                 () = letters.closed() => {}
-                files = fetched => reply(&letters, SessionInput::Fetched { row, files }).await,
+                files = join_all(kept) => reply(&letters, SessionInput::Fetched { row, files }).await,
             }
         }
     }
 }
 
-fn row_of(message: &MessageId, file: &FileRef) -> String {
-    format!("{message}/{}", file.id)
+/// The fetching of one message's files.
+struct Fetching<'a> {
+    shared: &'a Arc<Shared>,
+    here: &'a Semaphore,
+    workspace: &'a Path,
+    until: Instant,
 }
 
-fn report(file: &str, kept: &Kept) {
-    match kept {
-        Kept::Here { .. } => tracing::debug!(file, "a file of a message is kept"),
-        Kept::Missing { reason } => tracing::warn!(file, reason, "a file of a message could not be fetched"),
-    }
-}
-
-async fn keep(shared: &Shared, workspace: &Path, message: &MessageId, file: &FileRef) -> Kept {
-    match fetched(shared, workspace, message, file).await {
-        Err(reason) => Kept::Missing { reason },
-        Ok(found) => {
-            let (image, remark) = shown(shared, workspace, message, file, found).await;
-            Kept::Here { path: attachments::path(message.as_str(), file), image, remark }
-        }
-    }
-}
-
-/// The file, fetched, or found as an earlier broker left it.
-async fn fetched(shared: &Shared, workspace: &Path, message: &MessageId, file: &FileRef) -> Result<File, String> {
-    let not_written = |error: std::io::Error| format!("it could not be written: {error}");
-    workspace::prepare(workspace).await.map_err(not_written)?;
-    let (place, id, looked_for) = (workspace.to_owned(), message.clone(), file.clone());
-    let open = move || {
-        let folder = Folder::open(&place, id.as_str())?;
-        let found = folder.complete(&looked_for);
-        Ok((folder, found))
-    };
-    let (folder, found) = blocking(open).await.map_err(not_written)?;
-    if let Some(found) = found {
-        return Ok(found);
-    }
-    let folder = Arc::new(folder);
-    let _download = shared.files.downloads.acquire().await.map_err(|error| error.to_string())?;
-    let mut attempt = 1;
-    loop {
-        let (at, wanted) = (Arc::clone(&folder), file.clone());
-        let (made, unfinished) = blocking(move || at.begin(&wanted)).await.map_err(not_written)?;
-        let mut sink = tokio::fs::File::from_std(made);
-        let result = shared.parts.transport.fetch(file, shared.settings.file_max_bytes, &mut sink).await;
-        let made = sink.into_std().await;
-        let at = Arc::clone(&folder);
-        let failure = match result {
-            Ok(_) => {
-                let finish = move || at.finish(&made, &unfinished).map(|()| made);
-                return blocking(finish).await.map_err(not_written);
+impl Fetching<'_> {
+    /// Fetches a file, and scales it if it is an image. What comes back says what became of it.
+    async fn keep(&self, message: &MessageId, file: FileRef) -> FileRef {
+        let fetched = timeout_at(self.until, self.fetched(message, &file)).await;
+        let late = || Err(format!("it was not there within {} s", LIMIT.as_secs()));
+        let (file, kept) = match fetched.unwrap_or_else(|_| late()) {
+            Err(reason) => {
+                tracing::warn!(%message, file = file.id, reason, "a file of a message could not be fetched");
+                (file, Kept::Missing { reason })
             }
-            Err(failure) => failure,
+            Ok((file, found)) => {
+                let shown = timeout_at(self.until + PICTURES_LIMIT, self.shown(message, &file, found)).await;
+                let (image, remark) =
+                    shown.unwrap_or_else(|_| (None, Some("there was no time to show it as an image".to_owned())));
+                let path = attachments::path(message.as_str(), &file);
+                (file, Kept::Here { path, image, remark })
+            }
         };
-        // Unlinking may wait for a disk too. What stays is written over by the next try.
-        let _ = blocking(move || at.give_up(&unfinished)).await;
-        if attempt >= TRIES || matches!(failure, FetchError::Refused { .. }) {
-            return Err(failure.reason().to_owned());
+        FileRef { kept: Some(kept), ..file }
+    }
+
+    /// The file, fetched, or found as an earlier broker left it; with all that is known of it now.
+    async fn fetched(&self, message: &MessageId, file: &FileRef) -> Result<(FileRef, File), String> {
+        let shared = self.shared;
+        let closed = |error: tokio::sync::AcquireError| error.to_string();
+        // In this order: what waits for its session holds nobody else up.
+        let _here = self.here.acquire().await.map_err(closed)?;
+        workspace::prepare(self.workspace).await.map_err(|error| not_written(&error))?;
+        let (task, place, id, wanted) = (Arc::clone(shared), self.workspace.to_owned(), message.clone(), file.clone());
+        let open = move || {
+            let folder = Folder::open(&place, id.as_str())?;
+            folder.clean(|unique| task.files.in_use().contains(unique))?;
+            let found = folder.complete(&wanted);
+            let free = outgoing::free_bytes(&place).unwrap_or(u64::MAX);
+            Ok((Arc::new(folder), found, free))
+        };
+        let (folder, found, free) = blocking(open).await.map_err(|error| not_written(&error))?;
+        if let Some(found) = found {
+            return Ok((file.clone(), found));
         }
-        shared.parts.clock.sleep_until(shared.parts.clock.now().plus(PAUSE * attempt)).await;
-        attempt += 1;
+        if free < file.size.unwrap_or_default().saturating_add(outgoing::MIN_FREE) {
+            return Err("the broker's disk has no room for it; tell a person".to_owned());
+        }
+        let mut attempt = 1;
+        loop {
+            let failure = {
+                let _download = shared.files.downloads.acquire().await.map_err(closed)?;
+                match self.attempt(&folder, file).await? {
+                    Ok(fetched) => return Ok(fetched),
+                    Err(failure) => failure,
+                }
+            };
+            if attempt >= TRIES || matches!(failure, FetchError::Refused { .. }) {
+                return Err(failure.reason().to_owned());
+            }
+            shared.parts.clock.sleep_until(shared.parts.clock.now().plus(PAUSE * attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    /// Fetches a file once. The outer error is no reason to try again.
+    async fn attempt(
+        &self,
+        folder: &Arc<Folder>,
+        file: &FileRef,
+    ) -> Result<Result<(FileRef, File), FetchError>, String> {
+        let transport = &self.shared.parts.transport;
+        let (mut writing, mut sink) = Writing::begin(self.shared, folder).await.map_err(|error| not_written(&error))?;
+        let fetched = match transport.fetch(file, self.shared.settings.file_max_bytes, &mut sink).await {
+            Ok(fetched) => fetched,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        // Of a stub the platform tells more once it is asked for the file.
+        let known = FileRef {
+            name: file.name.clone().or(fetched.name),
+            media_type: file.media_type.clone().or(fetched.media_type),
+            size: file.size.or(Some(fetched.bytes)),
+            ..file.clone()
+        };
+        let written = writing.finish(sink.into_std().await, &known).await.map_err(|error| not_written(&error))?;
+        Ok(Ok((known, written)))
+    }
+
+    /// The scaled copy of an image, or why there is none; neither for what is no image.
+    async fn shown(&self, message: &MessageId, file: &FileRef, mut found: File) -> (Option<String>, Option<String>) {
+        // Looked at first: what is no image waits for none.
+        let looked_at = blocking(move || Ok((picture::format(&mut found)?, found))).await;
+        let (format, found) = match looked_at {
+            Ok((Some(format), found)) => (format, found),
+            Ok((None, _)) => return (None, None),
+            Err(error) => return not_scaled(&error),
+        };
+        let folder = attachments::images(self.workspace);
+        let stem = attachments::image_stem(message.as_str(), file);
+        let Ok(alone) = Arc::clone(&self.shared.files.pictures).acquire_owned().await else { return (None, None) };
+        let scaled = blocking(move || {
+            // Held by the thread: one whose caller gave up goes on.
+            let _alone = alone;
+            make_private(&folder)?;
+            Ok(picture::scale(found, format, &folder.join(&stem)).map(|ending| format!("{stem}.{ending}")))
+        });
+        match scaled.await {
+            Ok(Ok(name)) => (Some(name), None),
+            Ok(Err(error @ (PictureError::TooLarge | PictureError::Unreadable))) => (None, Some(error.to_string())),
+            Ok(Err(PictureError::Io(error))) | Err(error) => not_scaled(&error),
+        }
     }
 }
 
-/// The scaled copy of an image, or why there is none; neither for what is no image.
-async fn shown(
-    shared: &Shared,
-    workspace: &Path,
-    message: &MessageId,
-    file: &FileRef,
-    mut found: File,
-) -> (Option<String>, Option<String>) {
-    let folder = attachments::images(workspace);
-    let stem = attachments::image_stem(message.as_str(), file);
-    let Ok(alone) = Arc::clone(&shared.files.pictures).acquire_owned().await else { return (None, None) };
-    let scaled = blocking(move || {
-        // Held by the thread: one whose caller gave up goes on.
-        let _alone = alone;
-        let Some(format) = picture::format(&mut found)? else { return Ok(None) };
-        make_private(&folder)?;
-        Ok(Some(picture::scale(found, format, &folder.join(&stem)).map(|ending| format!("{stem}.{ending}"))))
-    });
-    match scaled.await {
-        Ok(None) => (None, None),
-        Ok(Some(Ok(name))) => (Some(name), None),
-        Ok(Some(Err(error @ (PictureError::TooLarge | PictureError::Unreadable)))) => (None, Some(error.to_string())),
-        Ok(Some(Err(PictureError::Io(error)))) | Err(error) => {
-            tracing::warn!(%error, "an image could not be scaled");
-            (None, Some("it could not be scaled, so it is not shown as an image".to_owned()))
+fn not_scaled(error: &std::io::Error) -> (Option<String>, Option<String>) {
+    tracing::warn!(%error, "an image could not be scaled");
+    (None, Some("it could not be scaled, so it is not shown as an image".to_owned()))
+}
+
+fn not_written(error: &std::io::Error) -> String {
+    format!("it could not be written: {error}")
+}
+
+/// A file that is being written: gone again unless it is finished, however its fetching ends.
+struct Writing {
+    shared: Arc<Shared>,
+    folder: Arc<Folder>,
+    unique: String,
+    finished: bool,
+}
+
+impl Writing {
+    async fn begin(shared: &Arc<Shared>, folder: &Arc<Folder>) -> std::io::Result<(Self, tokio::fs::File)> {
+        let unique = shared.parts.ids.next();
+        shared.files.in_use().insert(unique.clone());
+        let writing =
+            Self { shared: Arc::clone(shared), folder: Arc::clone(folder), unique: unique.clone(), finished: false };
+        let folder = Arc::clone(folder);
+        let made = blocking(move || folder.begin(&unique)).await?;
+        Ok((writing, tokio::fs::File::from_std(made)))
+    }
+
+    async fn finish(&mut self, written: File, file: &FileRef) -> std::io::Result<File> {
+        let (folder, unique, file) = (Arc::clone(&self.folder), self.unique.clone(), file.clone());
+        let written = blocking(move || folder.finish(&written, &unique, &file).map(|()| written)).await?;
+        self.finished = true;
+        Ok(written)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let (shared, folder) = (Arc::clone(&self.shared), Arc::clone(&self.folder));
+        let (unique, finished) = (std::mem::take(&mut self.unique), self.finished);
+        let end = move || {
+            if !finished && let Err(error) = folder.give_up(&unique) {
+                tracing::warn!(%error, "a file that was not fetched as a whole could not be removed");
+            }
+            shared.files.in_use().remove(&unique);
+        };
+        // Unlinking may wait for a disk. Where nothing runs any more the next broker does it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(end);
         }
     }
 }

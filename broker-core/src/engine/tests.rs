@@ -31,6 +31,7 @@ async fn a_task_that_cannot_be_missed_is_missed() {
 mod changes;
 mod clock;
 mod copies;
+mod files;
 mod panics;
 
 const LIMIT: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 use super::machine::Draft;
 use super::{Effect, MAX_FILES, SessionMachine};
 use crate::agent::InputId;
-use crate::chat::{ChatMessage, Kept, MessageId};
+use crate::chat::{ChatMessage, FileRef, Kept, MessageId};
 use crate::store::{Backfill, InboxRow, InboxState};
 
 impl SessionMachine {
@@ -45,14 +45,14 @@ impl SessionMachine {
     }
 
     /// Files were fetched, or could not be.
-    pub(super) fn fetched(&mut self, id: &InputId, files: Vec<(MessageId, String, Kept)>, draft: &mut Draft) {
+    pub(super) fn fetched(&mut self, id: &InputId, files: Vec<(MessageId, FileRef)>, draft: &mut Draft) {
         self.fetching.retain(|known| known != id);
         let Some(row) = self.inbox.iter_mut().find(|row| row.id == *id) else { return };
-        for (message, file, kept) in files {
+        for (message, file) in files {
             let of_message = messages_mut(row).filter(|known| known.id == message);
             for known in of_message.flat_map(|message| &mut message.files) {
-                if known.id == file && known.kept.is_none() {
-                    known.kept = Some(kept.clone());
+                if known.id == file.id && known.kept.is_none() {
+                    known.clone_from(&file);
                 }
             }
         }

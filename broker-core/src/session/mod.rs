@@ -39,7 +39,7 @@ use crate::agent::{
     AgentAnswer, AgentEvent, AgentInput, AgentThreadId, Fate, InputId, InterruptError, OpenError, Opened,
 };
 use crate::agent::{ReadError, RequestId, SubmitError, Submitted, TurnId};
-use crate::chat::{AgentText, ChatMessage, ChatTime, FileRef, Kept, MessageId, PartBody, Person};
+use crate::chat::{AgentText, ChatMessage, ChatTime, FileRef, MessageId, PartBody, Person};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::outgoing::{Pinned, Refusal};
@@ -210,8 +210,8 @@ pub enum SessionInput {
     Fetched {
         /// The row that they were for.
         row: InputId,
-        /// What became of each: the message it hangs on, its id.
-        files: Vec<(MessageId, String, Kept)>,
+        /// What became of each, and what was learned of it; with the message that it hangs on.
+        files: Vec<(MessageId, FileRef)>,
     },
     /// The answer to [`Effect::Submit`].
     Submitted {

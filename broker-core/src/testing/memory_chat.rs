@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,21 @@ pub enum Fault {
     Panic,
 }
 
+/// A file that somebody shares.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryFile {
+    /// What its message says of it.
+    pub shown: FileRef,
+    /// What is told of its name once it is asked for.
+    pub name: Option<String>,
+    /// What is told of its media type once it is asked for.
+    pub media_type: Option<String>,
+    /// What it holds.
+    pub bytes: Vec<u8>,
+    /// After these bytes nothing more comes.
+    pub hangs: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     messages: Vec<(ChatMessage, Option<OpKey>)>,
@@ -63,6 +79,8 @@ struct State {
     is_down: bool,
     /// Every page of a thread that was asked for, in order.
     asked: Vec<(ThreadKey, Urgency)>,
+    /// Files that people shared.
+    shared: Vec<MemoryFile>,
     /// Files that were handed over, whether posted or not.
     uploaded: Vec<FileRef>,
     uploads: u64,
@@ -161,6 +179,11 @@ impl MemoryChat {
         self.state().is_down = is_down;
     }
 
+    /// Files that hung are fetched as a whole from now on.
+    pub fn unhang(&self) {
+        self.state().shared.iter_mut().for_each(|file| file.hangs = false);
+    }
+
     /// The next text that contains this breaks the rendering: it panics.
     pub fn break_on(&self, text: &str) {
         self.state().breaks_on = Some(text.to_owned());
@@ -188,7 +211,22 @@ impl MemoryChat {
     /// message. `@broker` in the text mentions the broker.
     pub fn say(&self, conversation: &str, root: Option<&MessageId>, person: &str, text: &str) -> ThreadKey {
         let author = Author::Person { id: PersonId::new(person), team: None };
-        self.write(conversation, root, author, text, true)
+        self.write(conversation, root, author, text, Vec::new(), true)
+    }
+
+    /// The same with files, which [`ChatTransport::fetch`] hands out.
+    pub fn share(
+        &self,
+        conversation: &str,
+        root: Option<&MessageId>,
+        person: &str,
+        text: &str,
+        files: &[MemoryFile],
+    ) -> ThreadKey {
+        let author = Author::Person { id: PersonId::new(person), team: None };
+        self.state().shared.extend(files.iter().cloned());
+        let files = files.iter().map(|file| file.shown.clone()).collect();
+        self.write(conversation, root, author, text, files, true)
     }
 
     /// Another bot writes a message.
@@ -198,6 +236,7 @@ impl MemoryChat {
             root,
             Author::Bot { id: bot.to_owned(), other_ids: Vec::new(), name: None },
             text,
+            Vec::new(),
             true,
         )
     }
@@ -205,7 +244,7 @@ impl MemoryChat {
     /// A message that was there before the broker: no event tells of it.
     pub fn seed(&self, conversation: &str, root: Option<&MessageId>, person: &str, text: &str) -> ThreadKey {
         let author = Author::Person { id: PersonId::new(person), team: None };
-        self.write(conversation, root, author, text, false)
+        self.write(conversation, root, author, text, Vec::new(), false)
     }
 
     /// Lets time pass on the platform before the next message.
@@ -219,10 +258,12 @@ impl MemoryChat {
         root: Option<&MessageId>,
         author: Author,
         text: &str,
+        files: Vec<FileRef>,
         event: bool,
     ) -> ThreadKey {
         let mut state = self.state();
         let message = message(&mut state, Self::conversation(conversation), root.cloned(), author, text);
+        let message = ChatMessage { files, ..message };
         let thread = message.thread();
         if event {
             state.tell_of(&message, MESSAGE, 0);
@@ -487,8 +528,19 @@ impl ChatTransport for MemoryChat {
             .collect())
     }
 
-    async fn fetch(&self, _file: &FileRef, _most: u64, _into: &mut FileSink) -> Result<Fetched, FetchError> {
-        Err(FetchError::Refused { reason: "there are no files here".to_owned() })
+    async fn fetch(&self, file: &FileRef, most: u64, into: &mut FileSink) -> Result<Fetched, FetchError> {
+        let shared = self.state().shared.iter().find(|shared| shared.shown.id == file.id).cloned();
+        let shared = shared.ok_or(FetchError::Refused { reason: "there is no such file".to_owned() })?;
+        if shared.bytes.len() as u64 > most {
+            return Err(FetchError::Refused { reason: "it is too large".to_owned() });
+        }
+        let not_written = |error: std::io::Error| FetchError::Refused { reason: error.to_string() };
+        into.write_all(&shared.bytes).await.map_err(not_written)?;
+        into.flush().await.map_err(not_written)?;
+        if shared.hangs {
+            std::future::pending::<()>().await;
+        }
+        Ok(Fetched { bytes: shared.bytes.len() as u64, name: shared.name, media_type: shared.media_type })
     }
 
     async fn person(&self, id: &PersonId) -> Result<Person, LookupError> {
