@@ -51,9 +51,18 @@ async fn serve(sessions: &Sessions, route: &'static Route, request: Request) -> 
         }
     };
     let path = received.as_ref().map(|received| received.path().to_owned());
+    let open =
+        async |place: &(String, String)| sessions.open(&parts.extensions, |door| door.thread(&place.0, &place.1)).await;
+    // Whose thread it is comes first: nobody is told what else is wrong with a request about another's.
+    let opened = match thread_tools::place(&arguments) {
+        Some(place) => Some(open(&place).await?),
+        None => None,
+    };
     let asked = route.read(arguments, path).map_err(|refusal| refused(route, refusal))?;
-    let find = |door: &Door| door.thread(&asked.conversation, &asked.root);
-    let (door, thread) = sessions.open(&parts.extensions, find).await?;
+    let (door, thread) = match opened {
+        Some(opened) => opened,
+        None => open(&(asked.conversation, asked.root)).await?,
+    };
     match asked.command {
         ToolCommand::History { before, limit } => {
             let read = history(&door, &thread, before, limit, asked.as_text);

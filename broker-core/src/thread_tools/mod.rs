@@ -23,7 +23,7 @@ use form::{Field, Form, Given, Kind, MAX_WORD, Need, refuse, refuse_argument, sh
 
 pub use answer::ToolAnswer;
 pub use form::ToolRefusal;
-pub use routes::{Asked, MAX_NAME, Method, Route, routes};
+pub use routes::{Asked, MAX_NAME, Method, Route, place, routes};
 
 /// The longest text of one post, in characters. Longer ones belong into a file.
 pub const MAX_TEXT: usize = 100_000;

@@ -136,6 +136,21 @@ pub struct Asked {
     pub as_text: bool,
 }
 
+/// The conversation and the first message of the thread that a request is about, as far as it names them well: what is looked at
+/// before anything else in it. Pure.
+pub fn place(arguments: &Map<String, Value>) -> Option<(String, String)> {
+    let word = |name| {
+        let word = arguments.get(name).and_then(Value::as_str).map(str::trim);
+        word.filter(|word| (1..=MAX_WORD).contains(&word.len()) && is_id(word)).map(str::to_owned)
+    };
+    Some((word(CHANNEL_ID.name)?, word(THREAD_TS.name)?))
+}
+
+/// Whether it is nothing that could be taken for another key when two are put together.
+fn is_id(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
 const ROUTES: &[Route] = &[
     Route {
         method: Method::Get,
@@ -318,9 +333,8 @@ impl Route {
         given.content = content;
         let word = |name| given.text(name).unwrap_or_default().trim().to_owned();
         let (conversation, root) = (word(CHANNEL_ID.name), word(THREAD_TS.name));
-        // Nothing that could be taken for another key when the two are put together.
         for (name, value) in [(CHANNEL_ID.name, &conversation), (THREAD_TS.name, &root)] {
-            if !value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+            if !is_id(value) {
                 return refuse_argument("not_allowed", name, format!("`{name}` is not an id of Slack's"));
             }
         }

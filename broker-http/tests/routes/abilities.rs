@@ -545,8 +545,9 @@ async fn the_schemas_say_what_is_taken() {
         }
         let required = schema["required"].as_array().into_iter().flatten();
         for name in required.map(|name| name.as_str().expect("a name")) {
+            let (channel, root) = (&house.ours.conversation, &house.ours.root);
             let mut without =
-                json!({"channel_id": "C1", "thread_ts": "1.1", "text": "x", "kind": "final", "name": "x"});
+                json!({"channel_id": channel, "thread_ts": root, "text": "x", "kind": "final", "name": "x"});
             without
                 .as_object_mut()
                 .expect("an object")
@@ -566,6 +567,12 @@ async fn the_schemas_say_what_is_taken() {
         }
     }
     assert!(fields > 20, "{fields} fields were looked at");
+    // Of another thread nobody is told what else is wrong.
+    let nothing = json!({"channel_id": house.theirs.conversation, "thread_ts": house.theirs.root, "nobody": "knows"});
+    for path in ["post-message", "post-file", "post-state", "react"] {
+        let (status, answer) = house.post(&format!("/slack/{path}"), &head, &nothing.to_string()).await;
+        assert_eq!((status, &answer["error"]), (403, &json!("forbidden")), "{path}");
+    }
 }
 
 #[tokio::test]
