@@ -66,8 +66,10 @@ fn tools() -> String {
      Markdown; the broker turns it into Slack's format and splits long texts. `@Display Name` or `<@U…>` notifies a person \
      who has written or was mentioned in this thread: use it when that person has to act, and write plain names otherwise. \
      Nobody else can be mentioned, and `@here` or `@channel` never work.\n\
-     - `broker` does everything else by actions; the action `help` lists them with their schemas. `state` records how the \
-     turn ends without posting; `history` reads earlier messages of this thread.\n\
+     - `broker` does everything else by actions; the action `help` lists them with their schemas. `file` posts a file \
+     of your workspace, of the shared repositories, or an image that you generated, by the path at which it was saved: people \
+     see no image that you do not post. `state` records how the turn ends without posting; `history` reads earlier messages of \
+     this thread.\n\
      Use kind `progress` for short notes at real milestones of longer work. Say each thing once."
         .to_owned()
 }
