@@ -15,6 +15,7 @@ async fn help_and_status_are_answered_with_and_without_a_session() {
     let nothing = world.mention("-STATUS");
     world.answer(&nothing, "no conversation with the agent").await;
     assert_eq!(world.model.requests().len(), 0, "nothing was begun");
+    let alone = [root, nothing];
 
     let root = world.mention("one scenario:text:first answer");
     world.answer(&root, "first answer").await;
@@ -51,6 +52,8 @@ async fn help_and_status_are_answered_with_and_without_a_session() {
     world.reply(&root, "-foo scenario:text:foo it is");
     world.answer(&root, "foo it is").await;
     assert_eq!(world.answers_with(&root, "`-retry`"), 1, "the guest's was not answered");
+    // Slack tells of what mentions the broker twice, as a mention and as a message.
+    assert_eq!(alone.map(|root| world.slack.answers(CHANNEL, &root).len()), [1, 1]);
     let last = world.model.requests().pop().expect("a request");
     assert!(last.says("-foo scenario") && !last.says("-status") && !last.says("-help"), "{:?}", last.user_texts());
     world.finish().await;

@@ -1,15 +1,27 @@
 //! Commands of people where there is no session that could carry them out.
 
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::registry::{self, Letter};
+use futures_util::future::join_all;
+use lru::LruCache;
+
+use super::registry;
 use super::router::settle;
 use super::{Shared, authors};
-use crate::chat::{AgentText, ChatMessage, ChatOp, ConversationKind, OpKey, PartBody, ThreadKey};
+use crate::chat::{
+    AgentText, ChatMessage, ChatOp, ConversationKey, ConversationKind, MessageId, OpKey, PartBody, ThreadKey,
+};
 use crate::command::Command;
 use crate::prompt;
 use crate::session::{Seen, SessionInput};
 use crate::store::{JournalFate, JournalId, StoreError};
+
+/// Messages that are remembered as answered.
+const MAX_ANSWERED: NonZeroUsize = match NonZeroUsize::new(1024) {
+    Some(most) => most,
+    None => NonZeroUsize::MIN,
+};
 
 /// How the agent's runtime stands, as it is known without asking it anything.
 pub(super) fn seen(shared: &Shared) -> Seen {
@@ -56,13 +68,21 @@ pub(super) async fn without_session(
             }
             return;
         }
-        if let Err(error) = settle(&shared, id, fate(command, &message)).await {
-            tracing::warn!(%error, "a command could not be settled; it is tried again");
+        // Before the row is settled: a broker that is killed in between has not forgotten the stop, and it may come twice.
+        let stopped = match command {
+            Command::Stop => stop_all(&shared, &busy, &message).await,
+            _ => Some(false),
+        };
+        let settled = match stopped {
+            Some(_) => settle(&shared, id, fate(command, &message)).await.map_err(|error| error.to_string()),
+            None => Err("a session did not take it".to_owned()),
+        };
+        if let Err(error) = settled {
+            tracing::warn!(error, "a command could not be settled; it is tried again");
             return shared.registry.let_go([id]);
         }
-        let stopped = command == Command::Stop && stop_all(&shared, &busy, &message);
         let text = match command {
-            Command::Stop if stopped => prompt::STOPPED.to_owned(),
+            Command::Stop if stopped == Some(true) => prompt::STOPPED.to_owned(),
             Command::Status if top_of_direct => prompt::status_of_conversation(busy.len()),
             command => answer_to(command),
         };
@@ -94,17 +114,37 @@ fn answer_to(command: Command) -> String {
     }
 }
 
-fn stop_all(shared: &Arc<Shared>, busy: &[ThreadKey], message: &ChatMessage) -> bool {
-    let mut any = false;
-    for key in busy {
-        let letter = Letter::Input(Box::new(SessionInput::StopElsewhere { at: message.at }));
-        any |= registry::try_send(shared, key, letter).is_ok();
+/// Stops sessions; says whether there was one. Absent when one may not know of it.
+async fn stop_all(shared: &Arc<Shared>, busy: &[ThreadKey], message: &ChatMessage) -> Option<bool> {
+    let stops = busy.iter().map(|key| registry::tell(shared, key, SessionInput::StopElsewhere { at: message.at }));
+    let told: Option<Vec<bool>> = join_all(stops).await.into_iter().collect();
+    Some(told?.contains(&true))
+}
+
+/// The messages that were answered outside of any session: of one that mentions the broker Slack tells twice, as a mention and
+/// as a message.
+#[derive(Debug)]
+pub(crate) struct Answered(Mutex<LruCache<(ConversationKey, MessageId), ()>>);
+
+impl Default for Answered {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MAX_ANSWERED)))
     }
-    any
+}
+
+impl Answered {
+    /// Whether a message is answered for the first time.
+    fn is_first(&self, message: &ChatMessage) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.put((message.conversation.clone(), message.id.clone()), ()).is_none()
+    }
 }
 
 /// Posts an answer outside of any session. At most once: there is no session whose outbox could keep it.
 async fn post(shared: &Shared, message: &ChatMessage, markdown: &str) {
+    if !shared.answered.is_first(message) {
+        return;
+    }
     for body in (shared.around.render)(&AgentText::new(markdown)) {
         let PartBody::Text { .. } = body else { continue };
         let op = ChatOp::Post { thread: message.thread(), body };

@@ -187,6 +187,7 @@ pub(crate) struct Shared {
     pub(crate) turns: Turns,
     pub(crate) files: files::Files,
     pub(crate) copies: copies::Copies,
+    pub(crate) answered: commands::Answered,
     pub(crate) recovery: watch::Sender<PartHealth>,
     pub(crate) tasks: TaskTracker,
     /// The task that cannot be missed and is gone.
@@ -236,6 +237,7 @@ impl Broker {
             turns: Turns::new(settings.max_active_turns),
             files: files::Files::default(),
             copies: copies::Copies::default(),
+            answered: commands::Answered::default(),
             recovery: watch::Sender::new(PartHealth::well().remark("no pass yet")),
             tasks: TaskTracker::new(),
             broken: watch::Sender::new(None),

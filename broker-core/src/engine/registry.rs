@@ -236,6 +236,18 @@ pub(super) fn try_send(shared: &Arc<Shared>, key: &ThreadKey, mut letter: Letter
     Err(letter)
 }
 
+/// Hands an input to a session and waits until it is durable; says whether there is a session. Absent when it may not be
+/// durable: somebody has to try again.
+pub(super) async fn tell(shared: &Arc<Shared>, key: &ThreadKey, input: SessionInput) -> Option<bool> {
+    let (answer, told) = oneshot::channel();
+    try_send(shared, key, Letter::Asked(Box::new(input), answer)).ok()?;
+    tokio::select! {
+        biased;
+        () = shared.ending.cancelled() => None,
+        told = told => told.ok(),
+    }
+}
+
 /// Makes a session live, so that it takes up what is open in it.
 pub(super) fn wake(shared: &Arc<Shared>, key: &ThreadKey) {
     // A full queue means that the session is live.

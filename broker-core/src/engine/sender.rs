@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
 use super::registry::{self, Letter};
 use super::{Shared, vital};
@@ -250,7 +250,8 @@ async fn conclude(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Re
 /// twice, and not never.
 async fn refused(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Result<(), StoreError> {
     let error = Some(row.error.clone().unwrap_or_default());
-    if !is_told(shared, &row, outcome(shared, &row, error).await?).await {
+    let settled = SessionInput::PostSettled(outcome(shared, &row, error).await?);
+    if registry::tell(shared, &row.thread, settled).await.is_none() {
         return Err(StoreError::new("the session is too busy to hear what became of a post"));
     }
     // A `-stop` may drop the rest in the meantime: then there is less to change.
@@ -269,20 +270,6 @@ async fn refused(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Res
             }
             return Ok(());
         }
-    }
-}
-
-/// Tells a session that a post was refused; says whether that is durable.
-async fn is_told(shared: &Arc<Shared>, row: &PartRow, outcome: PostOutcome) -> bool {
-    let (answer, told) = oneshot::channel();
-    let letter = Letter::Asked(Box::new(SessionInput::PostSettled(outcome)), answer);
-    if registry::try_send(shared, &row.thread, letter).is_err() {
-        return false;
-    }
-    tokio::select! {
-        biased;
-        () = shared.ending.cancelled() => false,
-        told = told => told.is_ok(),
     }
 }
 

@@ -30,6 +30,7 @@ async fn a_task_that_cannot_be_missed_is_missed() {
 
 mod changes;
 mod clock;
+mod commands;
 mod copies;
 mod files;
 mod panics;

@@ -7,9 +7,17 @@ use super::notices::reason;
 use crate::agent::{AgentAccount, TokenUsage};
 use crate::command::Command;
 
-/// The answer to a `-new`.
-pub const BEGUN_ANEW: &str = "The next message begins a fresh conversation with the agent. The files in the workspace of \
-                              this thread stay, and the earlier messages of the thread go along as context.";
+/// The answer to a `-new` behind which so many messages wait for the agent, or were put aside: the next conversation gets them.
+pub fn begun_anew(waiting: usize) -> String {
+    let first = match waiting {
+        0 => "The next message begins a fresh conversation with the agent.".to_owned(),
+        1 => "A fresh conversation with the agent begins with the message that waits for it.".to_owned(),
+        _ => format!("A fresh conversation with the agent begins with the {waiting} messages that wait for it."),
+    };
+    format!(
+        "{first} The files in the workspace of this thread stay, and the earlier messages of the thread go along as context."
+    )
+}
 /// The answer to a `-new` that comes when the agent has begun nothing yet.
 pub const NOTHING_TO_RENEW: &str =
     "There is no conversation with the agent in this thread to begin anew: the next message begins one.";

@@ -19,7 +19,7 @@ mod notices;
 mod tests;
 
 pub use commands::{
-    BEGUN_ANEW, NEW_CAME_LATE, NO_SESSION, NOTHING_TO_RENEW, NOTHING_TO_RETRY, Reach, Run, Standing, help, retried,
+    NEW_CAME_LATE, NO_SESSION, NOTHING_TO_RENEW, NOTHING_TO_RETRY, Reach, Run, Standing, begun_anew, help, retried,
     status, status_of_conversation,
 };
 pub use instructions::{Coordinates, instructions};

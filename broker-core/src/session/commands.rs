@@ -6,6 +6,7 @@
 use super::machine::{Draft, Link};
 use super::slot::Slot;
 use super::speech::answer;
+use super::turn::TakeBack;
 use super::{Arrival, Caller, Effect, SessionMachine};
 use crate::agent::{Activity, AgentAccount, AgentEvent, AgentThreadId, TokenUsage};
 use crate::chat::{ChatMessage, ChatTime};
@@ -82,7 +83,7 @@ impl SessionMachine {
         self.record.last_activity = now;
         draft.record = true;
         let said = match command {
-            Command::Stop => self.cancel_all(at, now, draft).notice().to_owned(),
+            Command::Stop => self.take_back(TakeBack::All, at, now, draft).notice().to_owned(),
             Command::Help => prompt::help(),
             Command::Status => prompt::status(&self.standing(now)),
             Command::New => self.begin_anew(at, now, draft),
@@ -154,7 +155,7 @@ impl SessionMachine {
             return prompt::NEW_CAME_LATE.to_owned();
         }
         let ran = self.turn.is_some() || given;
-        self.cancel_all(at, now, draft);
+        self.take_back(TakeBack::UnderWay, at, now, draft);
         // What a turn that is over has said is still said.
         draft.drop_queued_parts &= ran;
         let stopped = if ran { format!("{} ", prompt::STOPPED) } else { String::new() };
@@ -169,7 +170,8 @@ impl SessionMachine {
             self.close(index, InboxState::Cancelled, draft);
         }
         self.want_history(draft);
-        format!("{stopped}{}", prompt::BEGUN_ANEW)
+        let waiting = self.inbox.iter().filter(|row| row.kind == InboxKind::Message).count() + self.parked.len();
+        format!("{stopped}{}", prompt::begun_anew(waiting))
     }
 
     /// The first message that waits brings the earlier ones along.

@@ -9,6 +9,7 @@ use super::commands::Knowledge;
 use super::delivery::FORGOTTEN_AFTER;
 use super::presence::Showing;
 use super::slot::Slot;
+use super::turn::TakeBack;
 use super::{
     Arrival, Caller, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, MAX_IN_DOUBT, PostOutcome, SessionInput, Step, Surroundings,
 };
@@ -343,7 +344,7 @@ impl SessionMachine {
             SessionInput::Command { arrival, command } => self.commanded(arrival, command, now, draft),
             SessionInput::Seen(seen) => self.saw(seen),
             SessionInput::StopElsewhere { at } => {
-                self.cancel_all(at, now, draft);
+                self.take_back(TakeBack::All, at, now, draft);
             }
             SessionInput::Recover => self.recover(now, draft),
             SessionInput::Opened(result) => self.opened(result, now, draft),

@@ -11,6 +11,15 @@ use crate::sabotage::{Plant, planted};
 use crate::store::{InboxKind, InboxRow, InboxState, PostKind, TurnEnd, TurnRow};
 use crate::thread_tools::ToolAnswer;
 
+/// What of a conversation is taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TakeBack {
+    /// Everything that was said: a `-stop`.
+    All,
+    /// What the agent has or is being given. What waits is not given to it, but to whoever comes after it: a `-new`.
+    UnderWay,
+}
+
 /// What a `-stop` found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stopped {
@@ -203,13 +212,16 @@ impl SessionMachine {
         }
     }
 
-    /// Takes back everything that was said before `at` and not yet answered.
+    /// Takes back what was said before `at` and not yet answered: all of it, or what is under way.
     ///
     /// A `-stop` that comes late finds the agent at work on what was written after it. What runs then is not meant by it, nor
     /// is what it has said: only what no turn is known to have from before is taken back.
-    pub(super) fn cancel_all(&mut self, at: ChatTime, now: Timestamp, draft: &mut Draft) -> Stopped {
+    pub(super) fn take_back(&mut self, what: TakeBack, at: ChatTime, now: Timestamp, draft: &mut Draft) -> Stopped {
         let late = self.newest_given > at;
-        self.record.stopped_at = self.record.stopped_at.max(at);
+        let all = what == TakeBack::All;
+        if all {
+            self.record.stopped_at = self.record.stopped_at.max(at);
+        }
         self.record.last_activity = now;
         draft.record = true;
         draft.drop_queued_parts = !late;
@@ -222,7 +234,7 @@ impl SessionMachine {
             let meant = match row.kind {
                 InboxKind::Context => false,
                 // What was written after the `-stop` is not meant by it, even if it came first.
-                InboxKind::Message => row.at < at && (waits || !late),
+                InboxKind::Message => row.at < at && (waits || !late) && (all || row.state == InboxState::Given),
                 _ => !late,
             };
             let forgotten = planted(Plant::StopForgetsQueue) && row.state == InboxState::Queued;
@@ -236,7 +248,7 @@ impl SessionMachine {
             }
             self.close(index, InboxState::Cancelled, draft);
         }
-        let (meant, kept): (Vec<_>, Vec<_>) = self.parked.drain(..).partition(|row| row.at < at);
+        let (meant, kept): (Vec<_>, Vec<_>) = self.parked.drain(..).partition(|row| all && row.at < at);
         self.parked = kept;
         for row in meant {
             any = true;

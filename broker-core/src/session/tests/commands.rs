@@ -138,7 +138,7 @@ fn a_new_conversation_begins_with_the_next_message_and_what_was_said_before() {
     rig.finish("t1", Some("done"));
     let effects = command(&mut rig, 110, Command::New);
     assert!(leaves(&effects) && opens(&effects).is_empty(), "{effects:?}");
-    assert_eq!(last_notice(&rig), prompt::BEGUN_ANEW);
+    assert_eq!(last_notice(&rig), prompt::begun_anew(0));
     assert_eq!(rig.posted().len(), 2, "what the turn had said is still said");
     assert_eq!(rig.machine.record().agent_thread, None);
 
@@ -175,6 +175,38 @@ fn a_new_conversation_ends_the_run_first_and_what_it_says_late_means_nothing() {
     assert_eq!(given(&open_another(&mut rig, 1)), [row]);
 }
 
+/// What the agent does not have yet was written to whoever answers in this thread.
+#[test]
+fn a_new_conversation_takes_over_what_waits_and_what_was_put_aside() {
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("done"));
+    rig.step(SessionInput::Agent(AgentEvent::Down { epoch: Epoch(1), reason: String::new() }));
+    rig.say(105, "one");
+    rig.say(106, "two");
+    let first = waiting(&rig);
+    command(&mut rig, 110, Command::New);
+    assert_eq!(last_notice(&rig), prompt::begun_anew(2));
+    assert!(last_notice(&rig).contains("the 2 messages that wait"));
+    assert_eq!(rig.machine.record().stopped_at, ChatTime::ZERO, "what is found later was not taken back");
+    // Also by a broker that comes after this one.
+    assert_eq!(opens(&rig.crash()), [None]);
+    backfilled(&mut rig, &first);
+    let both: Vec<String> = rig.machine.rows().inbox.iter().map(|row| row.id.to_string()).collect();
+    assert_eq!(both.len(), 2);
+    assert_eq!(given(&open_another(&mut rig, 2)), both);
+}
+
+#[test]
+fn what_was_put_aside_is_for_the_conversation_that_a_retry_finds() {
+    let mut rig = super::parked::parked();
+    assert!(leaves(&command(&mut rig, 600, Command::New)));
+    assert_eq!(last_notice(&rig), prompt::begun_anew(1));
+    assert_eq!((rig.machine.rows().parked.len(), rig.state("s-i1")), (1, InboxState::Parked));
+    // It was given to the conversation before, if at all: there is nothing to look up.
+    command(&mut rig, 610, Command::Retry);
+    assert_eq!(given(&open_another(&mut rig, 2)), ["s-i1"]);
+}
+
 #[test]
 fn a_new_conversation_is_begun_once_whenever_the_broker_ends() {
     let mut rig = Rig::running();
@@ -201,9 +233,11 @@ fn a_conversation_that_is_being_opened_is_left_as_soon_as_it_is_open() {
     let effects = rig.open(2);
     assert!(leaves(&effects), "{effects:?}");
     assert_eq!(rig.machine.record().agent_thread, None);
-    rig.say(120, "go on");
+    // What was not given yet is for the next one, and so is what comes.
     let row = waiting(&rig);
     assert_eq!(opens(&backfilled(&mut rig, &row)), [None]);
+    rig.say(120, "go on");
+    assert_eq!(given(&open_another(&mut rig, 3)).len(), 2);
 }
 
 #[test]

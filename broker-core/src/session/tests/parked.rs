@@ -3,7 +3,7 @@
 use super::*;
 
 /// A session whose first message was refused five times.
-fn parked() -> Rig {
+pub(super) fn parked() -> Rig {
     let mut rig = Rig::begun();
     rig.open(1);
     for _ in 0..MAX_ATTEMPTS {

@@ -1,0 +1,37 @@
+//! Commands where there is no session that could carry them out.
+
+use super::*;
+
+#[tokio::test]
+async fn a_command_that_comes_twice_is_answered_once() {
+    let house = House::new(|_| finish("hello")).await;
+    for text in ["@broker -help", "@broker -status", "@broker -stop"] {
+        let thread = house.chat.say("C1", None, "U1", text);
+        // As a mention and as a message.
+        house.chat.redeliver(&thread.root);
+        house.posts(&thread, 1).await;
+        let later = house.chat.say("C1", None, "U1", "@broker hi");
+        house.posts(&later, 1).await;
+        house.until("both are settled", |house| house.counts().journal_unread == 0).await;
+        assert_eq!(house.chat.posts(&thread).len(), 1, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_at_the_top_of_a_direct_message_reaches_every_thread_of_it() {
+    let house = House::new(|_| vec![Act::Pause]).await;
+    let threads = [house.chat.say("D1", None, "U1", "one"), house.chat.say("D1", None, "U1", "two")];
+    house.until("both run", |house| house.agent.given().len() == 2).await;
+    let stop = house.chat.say("D1", None, "U1", "-stop");
+    assert_eq!(house.posts(&stop, 1).await, [prompt::STOPPED]);
+    // It is answered once it is durable in each.
+    for thread in &threads {
+        assert!(house.record(thread).unwrap().stopped_at > ChatTime::ZERO, "{thread}");
+    }
+    // It comes again, as if the broker had died before it was settled.
+    house.chat.redeliver(&stop.root);
+    house.chat.say("D1", None, "U1", "three");
+    house.until("what came later runs", |house| house.times_given("three") == 1).await;
+    house.until("it is settled", |house| house.counts().journal_unread == 0).await;
+    assert_eq!(house.chat.posts(&stop).len(), 1);
+}
