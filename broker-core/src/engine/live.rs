@@ -13,7 +13,7 @@ use super::authors::{admit, tell_denied};
 use super::door::AskError;
 use super::effects::Hands;
 use super::registry::{self, Call, Letter, Load};
-use super::{Shared, commands, recovery, router, supervisor, vital};
+use super::{Shared, commands, recovery, router, sender, supervisor, vital};
 use crate::admission::Verdict;
 use crate::agent::AgentEvent;
 use crate::chat::{ChatMessage, ChatTime, Parsed, PartBody, Person, ThreadKey};
@@ -214,6 +214,10 @@ impl Session {
             }
         };
         self.fence = fence;
+        if rows.open_parts > 0 {
+            // Whoever planned them may have ended before the sender heard of them.
+            sender::wake(&self.shared, &self.key);
+        }
         let now = self.shared.parts.clock.now();
         self.machine = SessionMachine::load(Arc::clone(&self.shared.around), fence, rows, now);
         if let Some(thread) = self.machine.as_ref().and_then(|machine| machine.record().agent_thread.clone()) {

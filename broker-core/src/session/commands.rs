@@ -198,7 +198,8 @@ impl SessionMachine {
             Link::Opening { .. } => return,
             Link::Open { .. } => {
                 let given = self.inbox.iter().any(|row| row.state == InboxState::Given);
-                let stopping = self.interrupting.is_some() || self.stop_until.is_some();
+                let interrupting = self.interrupting.is_some() || self.interrupt_again.is_some();
+                let stopping = interrupting || self.stop_until.is_some();
                 if self.turn.is_some() || stopping || self.settling.is_some() || given {
                     return;
                 }

@@ -67,6 +67,7 @@ impl SessionMachine {
     pub(super) fn may_give(&self) -> bool {
         self.settling.is_none()
             && self.interrupting.is_none()
+            && self.interrupt_again.is_none()
             && self.stop_until.is_none()
             && self.knowledge.leaving.is_none()
     }
@@ -196,9 +197,9 @@ impl SessionMachine {
             }
             Err(error @ (SubmitError::NotOpen | SubmitError::Unavailable { .. })) => {
                 self.not_taken(index, &error, now, draft);
+                // What is being looked up stays so: the read is answered in any case, and asked again once the way is open.
                 if matches!(self.link, Link::Open { .. }) {
                     self.link = Link::Closed { retry_at: now, failures: 0 };
-                    self.settling = None;
                 }
             }
             Err(SubmitError::Refused { reason }) => self.again(index, &reason, now, draft),
@@ -565,6 +566,7 @@ impl SessionMachine {
         self.drop_agent_calls();
         self.settling = None;
         self.interrupting = None;
+        self.interrupt_again = None;
         self.stop_until = None;
     }
 }

@@ -72,6 +72,8 @@ pub(super) struct Interrupting {
     pub(super) until: Timestamp,
     /// The watchdog did it, not a person.
     pub(super) idle: bool,
+    /// How often it was tried in vain.
+    pub(super) failures: u32,
 }
 
 /// A post of the running turn: what an agent is reminded of after a crash.
@@ -133,6 +135,8 @@ pub struct SessionMachine {
     /// Posts that were refused lately: the store says so a moment after the session heard of it. Bounded.
     pub(super) refused: VecDeque<PostOutcome>,
     pub(super) interrupting: Option<Interrupting>,
+    /// A `-stop` of which the runtime did not hear: when it is told again, and how often it was told in vain.
+    pub(super) interrupt_again: Option<(Timestamp, u32)>,
     pub(super) stop_until: Option<Timestamp>,
     pub(super) progress_at: Timestamp,
     pub(super) slot: Slot,
@@ -264,6 +268,7 @@ impl SessionMachine {
             open_parts: 0,
             refused: VecDeque::new(),
             interrupting: None,
+            interrupt_again: None,
             stop_until: None,
             progress_at: now,
             slot: Slot::None,
@@ -352,7 +357,7 @@ impl SessionMachine {
             SessionInput::Fetched { row, files } => self.fetched(&row, files, draft),
             SessionInput::Submitted { row, result } => self.submitted(&row, result, now, draft),
             SessionInput::Fates(result) => self.fates(result, now, draft),
-            SessionInput::Interrupted { turn, result } => self.interrupted(&turn, result),
+            SessionInput::Interrupted { turn, result } => self.interrupted(&turn, result, now),
             SessionInput::SlotGranted => self.slot_granted(),
             SessionInput::Agent(event) => self.agent(event, now, draft),
             SessionInput::Pinned { pin, result } => self.pinned(pin, result, now, draft),
@@ -529,7 +534,9 @@ impl SessionMachine {
         let interrupting = self.interrupting.as_ref().map(|interrupting| interrupting.until);
         let call = self.calls.iter().map(|call| call.until).min();
         let waiting = self.waiting_untold();
-        [link, row, idle, forgotten, settling, interrupting, call, waiting, self.stop_until].into_iter().flatten().min()
+        let again = self.interrupt_again.map(|(at, _)| at);
+        let all = [link, row, idle, forgotten, settling, interrupting, again, call, waiting, self.stop_until];
+        all.into_iter().flatten().min()
     }
 
     /// Whether a call of the agent's own waits for its answer.
@@ -564,7 +571,8 @@ impl SessionMachine {
         }
         if let Link::Open { thread, .. } = &self.link {
             draft.effects.push(Effect::Interrupt { thread: thread.clone(), turn: turn.clone() });
-            self.interrupting = Some(Interrupting { turn: turn.clone(), until: now.plus(INTERRUPT_LIMIT), idle });
+            let until = now.plus(INTERRUPT_LIMIT);
+            self.interrupting = Some(Interrupting { turn: turn.clone(), until, idle, failures: 0 });
         }
     }
 

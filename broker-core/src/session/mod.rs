@@ -437,3 +437,6 @@ pub const NOTICE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 pub const STOP_WINDOW: Duration = Duration::from_secs(2);
 /// An interrupted turn that does not report its end within this time counts as ended.
 pub const INTERRUPT_LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest wait before an interrupt is tried again that got no answer.
+pub const INTERRUPT_BACK_OFF: Duration = Duration::from_secs(30);

@@ -380,6 +380,28 @@ fn a_stop_while_the_thread_is_not_open_interrupts_as_soon_as_it_is() {
 }
 
 #[test]
+fn a_stop_of_which_the_runtime_did_not_hear_is_told_again() {
+    let mut rig = Rig::running();
+    assert!(has_interrupt(&rig.stop(101)));
+    let unheard = |rig: &mut Rig| {
+        let result = Err(InterruptError::Unavailable { reason: "no answer".to_owned() });
+        rig.step(SessionInput::Interrupted { turn: TurnId::new("t1"), result })
+    };
+    for failures in 1..=8_u32 {
+        assert!(!has_interrupt(&unheard(&mut rig)));
+        // What is written meanwhile would be stopped with it.
+        assert!(given(&rig.say(110 + u64::from(failures), "meanwhile")).is_empty());
+        let wait = Duration::from_millis(500 << (failures - 1)).min(INTERRUPT_BACK_OFF);
+        assert_eq!(rig.machine.deadline(), Some(rig.now.plus(wait)), "{failures}");
+        assert!(has_interrupt(&rig.pass(wait)), "{failures}");
+    }
+    unheard(&mut rig);
+    let effects = rig.end("t1", TurnOutcome::Completed { final_text: Some("done".to_owned()) });
+    assert!(!given(&effects).is_empty(), "the end of the turn ends that too");
+    assert!(!has_interrupt(&rig.pass(Duration::from_secs(60))));
+}
+
+#[test]
 fn what_a_turn_did_not_take_is_asked_for_at_its_end() {
     let mut rig = Rig::running();
     rig.say(101, "steer");

@@ -1,8 +1,8 @@
 //! The life of a turn: how it begins, how it ends and what is said of that, what a `-stop` takes back.
 
-use super::machine::{Draft, Link};
+use super::machine::{Draft, Link, back_off};
 use super::speech::answer;
-use super::{Effect, STOP_WINDOW, SessionMachine};
+use super::{Effect, INTERRUPT_BACK_OFF, STOP_WINDOW, SessionMachine};
 use crate::agent::{InputId, InterruptError, TurnId, TurnOutcome};
 use crate::chat::ChatTime;
 use crate::clock::Timestamp;
@@ -97,6 +97,7 @@ impl SessionMachine {
         turn.ended = Some((now, end));
         draft.turn(&turn);
         self.remember_ended(&turn.id);
+        self.interrupt_again = None;
         self.idle_hands();
         if self.record.running_turn.as_ref() == Some(&turn.id) {
             self.record.running_turn = None;
@@ -185,12 +186,17 @@ impl SessionMachine {
     }
 
     /// The runtime answered to an interrupt. The end of the turn is its own event, or a deadline stands in for it.
-    pub(super) fn interrupted(&mut self, turn: &TurnId, result: Result<(), InterruptError>) {
-        if let Err(InterruptError::Unavailable { .. }) = result
-            && self.interrupting.as_ref().is_some_and(|known| known.turn == *turn && !known.idle)
-        {
-            // The process is about to be replaced: the turn is cut then, and is marked as stopped already.
-            self.interrupting = None;
+    pub(super) fn interrupted(&mut self, turn: &TurnId, result: Result<(), InterruptError>, now: Timestamp) {
+        let Some(known) = self.interrupting.as_ref().filter(|known| known.turn == *turn && !known.idle) else { return };
+        match result {
+            // Mostly the process is about to be replaced, and the turn is cut then. But one may live on, and the agent would be
+            // at work on what a person has stopped.
+            Err(InterruptError::Unavailable { .. }) => {
+                let failures = known.failures + 1;
+                self.interrupting = None;
+                self.interrupt_again = Some((now.plus(back_off(failures, INTERRUPT_BACK_OFF)), failures));
+            }
+            Ok(()) | Err(InterruptError::NotRunning) => {}
         }
     }
 
@@ -200,6 +206,12 @@ impl SessionMachine {
             self.interrupting = Some(late.clone());
             self.turn_ended(&late.turn, TurnOutcome::Interrupted, now, draft);
             self.interrupting = None;
+        }
+        if let Some((_, failures)) = self.interrupt_again.take_if(|(at, _)| *at <= now) {
+            self.interrupt_stopped(now, draft);
+            if let Some(interrupting) = &mut self.interrupting {
+                interrupting.failures = failures;
+            }
         }
         let idle_at = self.progress_at.plus(self.around.turn_idle);
         if let Some(turn) = &self.turn

@@ -1,6 +1,8 @@
 //! Something of what the broker was given to work with breaks: that costs its thread a moment, and no other thread anything.
 
 use super::*;
+use crate::chat::{OpKey, PartBody};
+use crate::store::{OwnerId, PartRow, PartState, PostId, PostKind, SessionCommit};
 
 #[tokio::test]
 async fn a_post_that_panics_is_looked_up_and_not_repeated() {
@@ -41,6 +43,42 @@ async fn a_session_that_panics_goes_on_from_its_rows() {
     assert_eq!(house.times_given("alpha"), 1, "what the agent has is not given again");
     let said = house.chat.posts(&broken);
     assert!(said.iter().any(|text| text == "well"), "{said:?}");
+}
+
+/// Its step was durable and its effects never ran: whoever takes the session up sees to it.
+#[tokio::test]
+async fn a_post_of_which_the_sender_never_heard_is_sent() {
+    let house = House::new(|input| if input.text.contains("more") { vec![Act::Pause] } else { finish("hello") }).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker hi");
+    house.posts(&thread, 1).await;
+    house.until("nothing is open", |house| house.has_delivered() && house.counts().parts_open == 0).await;
+    let (fence, rows) = house.store.claim(&thread, &OwnerId::new("another")).await.unwrap();
+    let (id, now) = (OpKey::new("forgotten"), house.clock.now());
+    let body = PartBody::Text { markup: "forgotten".to_owned() };
+    let part = PartRow {
+        id,
+        thread: thread.clone(),
+        post: PostId::new("forgotten"),
+        place: 99,
+        number: 1,
+        of: 1,
+        kind: PostKind::Notice,
+        turn: None,
+        body,
+        state: PartState::Queued,
+        attempts: 0,
+        attempted_at: None,
+        first_attempt_at: None,
+        look_ups: 0,
+        not_before: now,
+        message: None,
+        error: None,
+        created_at: now,
+    };
+    let planned = SessionCommit { parts: vec![part], ..SessionCommit::empty(thread.clone(), fence, rows.revision) };
+    house.store.commit(planned).await.unwrap();
+    house.chat.say("C1", Some(&thread.root), "U1", "more");
+    assert_eq!(house.posts(&thread, 2).await, ["hello", "forgotten"]);
 }
 
 #[tokio::test]

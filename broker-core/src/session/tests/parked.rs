@@ -46,6 +46,31 @@ fn what_the_agent_has_after_all_is_not_given_again() {
     assert_eq!(rig.state("s-i1"), InboxState::Delivered);
 }
 
+/// Another input's failure closes the way to the runtime while it is looked up.
+#[test]
+fn a_look_up_outlives_the_way_on_which_it_was_asked() {
+    for answered_first in [true, false] {
+        let mut rig = parked();
+        rig.say(101, "and now?");
+        let absent = || SessionInput::Fates(Ok(vec![(InputId::new("s-i1"), Fate::Absent)]));
+        let both = given(&rig.step(absent()));
+        let refused = Err(SubmitError::Refused { reason: "still no".to_owned() });
+        rig.step(SessionInput::Submitted { row: InputId::new("s-i1"), result: refused });
+        assert!(looks_up(&rig.step(SessionInput::Retry)));
+        let gone = Err(SubmitError::Unavailable { reason: "busy".to_owned() });
+        rig.step(SessionInput::Submitted { row: InputId::new(&both[1]), result: gone });
+        if answered_first {
+            rig.step(absent());
+        }
+        rig.pass(Duration::from_secs(60));
+        let mut effects = rig.open(1);
+        if !answered_first {
+            effects = rig.step(absent());
+        }
+        assert_eq!(given(&effects), both, "{answered_first}");
+    }
+}
+
 #[test]
 fn whoever_asks_for_it_gets_all_tries_anew() {
     let mut rig = parked();
