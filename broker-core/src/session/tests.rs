@@ -379,6 +379,25 @@ fn a_stop_while_the_thread_is_not_open_interrupts_as_soon_as_it_is() {
     assert!(has_interrupt(&rig.open(1)), "the process lives, and so does the turn");
 }
 
+/// What is looked up after a crash is taken back: the turn that was cut is over all the same.
+#[test]
+fn a_stop_during_the_look_up_after_a_crash_decides_the_turn_that_was_cut() {
+    for (at, goes_on) in [(102, true), (104, false)] {
+        let mut rig = Rig::running();
+        rig.say(101, "in doubt");
+        rig.say(103, "taken");
+        rig.accept("s-i3", "t1");
+        rig.record("s-i3", "t1");
+        rig.crash();
+        let effects = rig.open(2);
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::ReadFates { .. })));
+        let effects = rig.stop(at);
+        assert_eq!(rig.state("s-i2"), InboxState::Cancelled);
+        assert!(!rig.machine.is_running() && !has_interrupt(&effects), "{at}");
+        assert_eq!(given(&effects).len(), usize::from(goes_on), "{at}: the agent goes on with what was not stopped");
+    }
+}
+
 #[test]
 fn a_stop_of_which_the_runtime_did_not_hear_is_told_again() {
     let mut rig = Rig::running();

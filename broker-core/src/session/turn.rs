@@ -1,6 +1,6 @@
 //! The life of a turn: how it begins, how it ends and what is said of that, what a `-stop` takes back.
 
-use super::machine::{Draft, Link, back_off};
+use super::machine::{Barrier, Draft, Link, back_off};
 use super::speech::answer;
 use super::{Effect, INTERRUPT_BACK_OFF, STOP_WINDOW, SessionMachine};
 use crate::agent::{InputId, InterruptError, TurnId, TurnOutcome};
@@ -269,8 +269,13 @@ impl SessionMachine {
         if let Some(settling) = &mut self.settling {
             settling.ids.retain(|(id, _)| self.inbox.iter().any(|row| row.id == *id));
         }
-        self.settling.take_if(|settling| settling.ids.is_empty());
+        let emptied = self.settling.take_if(|settling| settling.ids.is_empty());
+        // Nothing is left to wait for before it is said how the turn left off that was cut.
+        let is_cut = emptied.is_some_and(|settling| settling.barrier == Barrier::Reopened);
         if late {
+            if is_cut {
+                self.after_cut(&[], now, draft);
+            }
             if !starting.is_empty() {
                 self.remember_taken_back(&starting);
                 draft.effects.push(Effect::DropSubmits { rows: starting });
@@ -290,8 +295,11 @@ impl SessionMachine {
         if let Some(turn) = &mut self.turn {
             turn.stopped = true;
             draft.turn(turn);
-            let id = turn.id.clone();
-            self.interrupt(&id, false, now, draft);
+        }
+        if is_cut {
+            self.after_cut(&[], now, draft);
+        } else {
+            self.interrupt_stopped(now, draft);
         }
         if any { Stopped::All } else { Stopped::Nothing }
     }
