@@ -172,6 +172,12 @@ impl Received {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Whether the disk has room for more than it holds already. Blocks.
+    pub fn has_room(&self) -> bool {
+        let free = self.path.parent().map(free_bytes);
+        !matches!(free, Some(Ok(free)) if free < MIN_FREE)
+    }
 }
 
 impl Drop for Received {

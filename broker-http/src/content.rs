@@ -32,6 +32,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// After so many bytes it is looked again whether the disk has room for more.
+const ROOM_EVERY: usize = 8 * 1024 * 1024;
+
 /// The JSON object of a body without `field`, and the file that `field` was.
 pub(crate) async fn object(
     headers: &HeaderMap,
@@ -194,6 +197,7 @@ fn write(content: impl Read, field: &str, door: &Door) -> Result<Received, Refus
     let (received, mut file) = door.receive().map_err(disk)?;
     let mut decoder = DecoderReader::new(Plain(content), &BASE64);
     let mut buffer = vec![0; 64 * 1024];
+    let mut unlooked = ROOM_EVERY;
     loop {
         let read = decoder.read(&mut buffer).map_err(|error| match error.get_ref() {
             Some(inner) if inner.is::<base64::DecodeError>() => invalid(field, "is not base64"),
@@ -201,6 +205,14 @@ fn write(content: impl Read, field: &str, door: &Door) -> Result<Received, Refus
         })?;
         if read == 0 {
             break;
+        }
+        unlooked += read;
+        if unlooked > ROOM_EVERY {
+            unlooked = 0;
+            if !received.has_room() {
+                let message = "the broker's disk has no room for the file; tell a person".to_owned();
+                return Err(Refusal::own(StatusCode::INSUFFICIENT_STORAGE, "no_room", message));
+            }
         }
         file.write_all(&buffer[..read]).map_err(disk)?;
     }
