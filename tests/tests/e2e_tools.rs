@@ -8,6 +8,7 @@ use std::path::Path;
 
 use broker_tests::fake_model::Step;
 use broker_tests::fake_slack::{CHANNEL, State};
+use broker_tests::http_client;
 use broker_tests::processes::poll;
 use broker_tests::world::{ANSWER, World};
 use serde_json::{Value, json};
@@ -80,6 +81,8 @@ async fn a_turn_ends_as_the_agent_says_by_tool_and_by_curl() {
         broker("state", &json!({"kind": "block"})),
         curl(&root, "post-message", json!({"kind": "block", "text": "I need you"})),
         curl(&root, "post-state", json!({"kind": "block"})),
+        curl(&root, "post-state", json!({"kind": "progress"})),
+        curl(&root, "post-file", json!({"kind": "wait", "reason": "the build", "file_path": "x"})),
         Step::Text("here it is".to_owned()),
     ];
     let (told, posted) = turn(&world, &root, refused).await;
@@ -93,10 +96,31 @@ async fn a_turn_ends_as_the_agent_says_by_tool_and_by_curl() {
         "needs `reason`",
         "\"error\":\"missing_reason\"",
         "\"error\":\"missing_reason\"",
+        "\"error\":\"invalid_kind\"",
+        "\"error\":\"invalid_kind\"",
     ]) {
         assert!(answer.contains(part), "{part}: {told:?}");
     }
     assert!(told[2].contains("status=409") && told[6].contains("status=400"), "{told:?}");
+
+    let (told, posted) = turn(&world, &root, vec![curl(&root, "post-state", json!({"kind": "final"})), hidden()]).await;
+    assert!(told[0].contains("{\"ok\":true} status=200"), "{told:?}");
+    assert_eq!(posted, [""; 0]);
+
+    // Without a turn there is none to end, and no job to wait for either.
+    let printed = world.broker.run(&["token", &format!("{CHANNEL}:{root}")]).await;
+    let bearer = format!("Bearer {}", String::from_utf8(printed.stdout).expect("text").trim());
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    for (path, mut body, code) in [
+        ("post-state", json!({"kind": "final"}), "no_turn"),
+        ("post-state", block.clone(), "no_turn"),
+        ("post-message", json!({"kind": "wait", "reason": "the build", "text": "I wait"}), "no_job"),
+    ] {
+        (body["channel_id"], body["thread_ts"]) = (json!(CHANNEL), json!(root));
+        let url = format!("http://{}/slack/{path}", world.broker.address());
+        let answer = http_client::post(&url, &headers, body.to_string().into_bytes(), ANSWER).await.expect("an answer");
+        assert_eq!((answer.status.as_u16(), answer.json()["error"].as_str()), (409, Some(code)), "{path}");
+    }
 
     // What was said before, by the tool.
     let (told, _) = turn(&world, &root, vec![broker("history", &json!({"limit": 50})), hidden()]).await;
