@@ -333,10 +333,8 @@ impl AgentRuntime for Codex {
     }
 
     /// Codex keeps them by thread, and tells its model where.
-    fn images_folder(&self, thread: &AgentThreadId) -> Option<std::path::PathBuf> {
-        let plain = thread.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        let folder = self.profile.codex_home.join("generated_images");
-        (plain && !thread.as_str().is_empty()).then(|| folder.join(thread.as_str()))
+    fn images_root(&self) -> Option<std::path::PathBuf> {
+        Some(self.profile.codex_home.join("generated_images"))
     }
 
     fn events(&self) -> mpsc::Receiver<AgentEvent> {

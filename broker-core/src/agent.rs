@@ -455,8 +455,15 @@ pub trait AgentRuntime: Send + Sync {
     /// error, and they go on.
     async fn release(&self, thread: &AgentThreadId) -> Result<(), ReleaseError>;
 
-    /// Where the images stand that the agent of a thread has generated, where there is such a folder; it need not exist.
-    fn images_folder(&self, thread: &AgentThreadId) -> Option<PathBuf>;
+    /// Where the images stand that agents have generated, where there is such a folder; it need not exist. Each thread's are
+    /// in a folder below it with the thread's id.
+    fn images_root(&self) -> Option<PathBuf>;
+
+    /// Where the images stand that the agent of a thread has generated.
+    fn images_folder(&self, thread: &AgentThreadId) -> Option<PathBuf> {
+        let plain = thread.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        self.images_root().filter(|_| plain && !thread.as_str().is_empty()).map(|root| root.join(thread.as_str()))
+    }
 
     /// The runtime's events, in order. Bounded; it has one taker, and every later call gets a closed channel.
     fn events(&self) -> mpsc::Receiver<AgentEvent>;

@@ -232,7 +232,7 @@ impl AgentRuntime for ReleaseDesk {
         Ok(())
     }
 
-    fn images_folder(&self, _thread: &AgentThreadId) -> Option<std::path::PathBuf> {
+    fn images_root(&self) -> Option<std::path::PathBuf> {
         None
     }
 

@@ -4,7 +4,8 @@
 #![expect(clippy::expect_used, reason = "the helpers of a test fail by panicking")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use broker_tests::fake_model::Step;
 use broker_tests::fake_slack::{CHANNEL, State};
@@ -144,6 +145,12 @@ fn agent_threads(world: &World) -> BTreeSet<String> {
     names.into_iter().filter_map(|name| Some(name[name.len().checked_sub(36)?..].to_owned())).collect()
 }
 
+/// An image by its thread's folder and its name.
+fn other_folder(image: &Path) -> PathBuf {
+    let parts: Vec<_> = image.components().rev().take(2).collect();
+    parts.into_iter().rev().collect()
+}
+
 /// Codex keeps the images that its model makes by thread, and tells the model where.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_the_agent_generated_is_posted_and_that_of_another_thread_is_not() {
@@ -164,13 +171,35 @@ async fn an_image_that_the_agent_generated_is_posted_and_that_of_another_thread_
 
     let file = |path: &Path| broker("file", &json!({"path": path, "title": "A sketch", "alt_text": "two lines"}));
     let by_curl = |path: &Path| curl(&ours, "post-file", json!({"file_path": path, "title": "Another"}));
-    let steps =
-        vec![file(&of_others), by_curl(&of_others), file(&of_ours), by_curl(&of_ours), Step::Text("done".to_owned())];
+    let (around, link) =
+        (of_ours.with_file_name("..").join(other_folder(&of_others)), of_ours.with_file_name("ig_2.png"));
+    symlink(&of_others, &link).expect("a link");
+    let refused = [of_others, around, link, of_ours.with_file_name("../../config.toml")];
+    let mut steps: Vec<Step> = refused.iter().flat_map(|path| [file(path), by_curl(path)]).collect();
+    steps.extend([
+        file(&of_ours),
+        by_curl(&of_ours),
+        Step::Shell(format!("cat {} > copy.png && echo it-was-read", of_ours.display())),
+        Step::Text("done".to_owned()),
+    ]);
     let (told, posted) = turn(&world, &ours, steps).await;
-    assert!(told[0].contains("only files of your workspace"), "{told:?}");
-    assert!(told[1].contains("\"error\":\"not_allowed\"") && told[1].contains("status=400"), "{told:?}");
-    assert!(told[2].contains("posted (1 message)"), "{told:?}");
-    assert!(told[3].contains("\"name\":\"ig_1.png\"") && told[3].contains("status=200"), "{told:?}");
+    for (path, told) in refused.iter().zip(told.chunks(2)) {
+        assert!(told[0].contains("only files of your workspace"), "{}: {told:?}", path.display());
+        let route = &told[1];
+        assert!(
+            route.contains("\"error\":\"not_allowed\"") && route.contains("status=400"),
+            "{}: {route}",
+            path.display()
+        );
+    }
+    let [tool, route, read] = &told[2 * refused.len()..] else { panic!("{told:?}") };
+    assert!(tool.contains("posted (1 message)"), "{tool}");
+    assert!(route.contains("\"name\":\"ig_1.png\"") && route.contains("status=200"), "{route}");
+    // The agent's commands do not get there, so it is told where its images are and what does.
+    assert!(!read.contains("it-was-read"), "{read}");
+    let root = world.data().join("codex-home/generated_images");
+    let given = world.model.requests()[0].body.to_string();
+    assert!(given.contains(&format!("are saved below {}, in a folder of your own thread", root.display())), "{given}");
     assert_eq!(posted.last().map(String::as_str), Some("done"));
     let files =
         |state: &State, root: &str| state.messages_in(CHANNEL, root).iter().map(|m| m.files().len()).sum::<usize>();

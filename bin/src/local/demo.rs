@@ -357,7 +357,7 @@ impl AgentRuntime for Demo {
         Ok(())
     }
 
-    fn images_folder(&self, _thread: &AgentThreadId) -> Option<std::path::PathBuf> {
+    fn images_root(&self) -> Option<std::path::PathBuf> {
         None
     }
 

@@ -215,6 +215,7 @@ impl Hands {
             kind: record.conversation_kind,
             workspace: workspace.clone(),
             repos_root: self.shared.settings.repos_root.clone(),
+            images_root: self.shared.parts.runtime.images_root(),
         };
         let api = self.shared.settings.api.as_ref();
         let api = api.map(|api| SessionApi {

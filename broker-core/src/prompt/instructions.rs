@@ -19,6 +19,8 @@ pub struct Coordinates {
     pub workspace: PathBuf,
     /// The folder of the clones that all sessions share; absolute.
     pub repos_root: PathBuf,
+    /// The folder of the images that agents generate, each thread's in a folder of its own, where there is one; absolute.
+    pub images_root: Option<PathBuf>,
 }
 
 /// What an agent is told about its place, beside the runtime's own instructions.
@@ -110,6 +112,14 @@ fn messages() -> String {
 
 fn folders(c: &Coordinates) -> String {
     let (workspace, repos) = (c.workspace.display(), c.repos_root.display());
+    let images = c.images_root.as_ref().map(|root| {
+        format!(
+            "\n- Images that you generate are saved below {}, in a folder of your own thread, and you are told their paths. Your \
+             commands cannot read them there; the action `file` can.",
+            root.display()
+        )
+    });
+    let images = images.unwrap_or_default();
     format!(
         "# Folders and repositories\n\
          - Work inside your workspace, {workspace}. It is yours alone and lasts as long as this session.\n\
@@ -118,7 +128,7 @@ fn folders(c: &Coordinates) -> String {
          - For a task make a worktree or a clone of its own in a *subfolder* of the workspace, for example `git -C \
          {repos}/<name> worktree add {workspace}/<name> -b <branch>`. Never make the workspace itself a repository: `.git`, \
          `.codex` and `.agents` at its top level are read-only.\n\
-         - Temporary files go to `$TMPDIR`. `/tmp` is read-only.\n\
+         - Temporary files go to `$TMPDIR`. `/tmp` is read-only.{images}\n\
          - Other sessions' folders and the broker's own files are closed to you; do not try to reach them."
     )
 }

@@ -94,6 +94,7 @@ fn instructions_of_a_thread() {
         kind: ConversationKind::Channel,
         workspace: "/data/sessions/C1/workspace".into(),
         repos_root: "/data/repos".into(),
+        images_root: Some("/data/codex-home/generated_images".into()),
     };
     insta::assert_snapshot!(instructions(&coordinates));
     for (kind, name, expected) in [
@@ -104,6 +105,8 @@ fn instructions_of_a_thread() {
         let other = Coordinates { kind, channel_name: name.map(str::to_owned), ..coordinates.clone() };
         assert!(instructions(&other).contains(expected));
     }
+    let without = Coordinates { images_root: None, ..coordinates };
+    assert!(!instructions(&without).contains("Images"));
 }
 
 #[test]

@@ -356,7 +356,7 @@ impl AgentRuntime for ScriptedAgent {
         Ok(())
     }
 
-    fn images_folder(&self, _thread: &AgentThreadId) -> Option<std::path::PathBuf> {
+    fn images_root(&self) -> Option<std::path::PathBuf> {
         None
     }
 

@@ -689,7 +689,7 @@ impl AgentRuntime for SimCodex {
         Ok(())
     }
 
-    fn images_folder(&self, _thread: &AgentThreadId) -> Option<PathBuf> {
+    fn images_root(&self) -> Option<PathBuf> {
         None
     }
 
