@@ -20,6 +20,7 @@ pub(crate) struct Board {
     outbox: watch::Sender<PartHealth>,
     recovery: watch::Sender<PartHealth>,
     turns: watch::Sender<PartHealth>,
+    sessions: watch::Sender<PartHealth>,
 }
 
 impl Board {
@@ -35,6 +36,7 @@ impl Board {
             outbox: watch::Sender::new(outbox),
             recovery: watch::Sender::new(recovery),
             turns: watch::Sender::new(shown(TurnCounts::default())),
+            sessions: watch::Sender::new(PartHealth::well()),
         }
     }
 
@@ -44,10 +46,11 @@ impl Board {
         self.link.send_replace(LinkHealth::new(ill.clone(), ill));
     }
 
-    /// So many turns run and wait.
-    pub(crate) fn turns(&self, counts: TurnCounts) {
+    /// So many turns run and wait, and so do the sessions stand.
+    pub(crate) fn look(&self, counts: TurnCounts, sessions: PartHealth) {
         figures::turns(counts);
         self.turns.send_replace(shown(counts));
+        self.sessions.send_replace(sessions);
     }
 
     /// The broker is stopping: whoever asks is to send nothing more.
@@ -76,6 +79,7 @@ impl Board {
             .part(Part::watched("scopes", self.link.subscribe(), |link| link.scopes.clone()))
             .part(Part::watched("outbox", self.outbox.subscribe(), PartHealth::clone))
             .part(Part::watched("recovery", self.recovery.subscribe(), PartHealth::clone))
+            .part(Part::watched("sessions", self.sessions.subscribe(), PartHealth::clone))
             .part(Part::watched("turns", self.turns.subscribe(), PartHealth::clone))
             .part(Part::watched("runtime", runtime.health(), |health| health.runtime.clone()))
             .part(Part::watched("sandbox", runtime.health(), |health| health.sandbox.clone()))

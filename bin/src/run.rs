@@ -140,7 +140,7 @@ impl House {
             let mut looks = tokio::time::interval(Duration::from_secs(1));
             loop {
                 looks.tick().await;
-                self.board.turns(broker.turns());
+                self.board.look(broker.turns(), broker.session_health());
             }
         };
         let stop = tokio::select! {

@@ -69,6 +69,9 @@ async fn what_happened_is_counted_and_nobody_is_named() {
     }
     let readiness = world.broker.readiness().await.expect("an answer");
     assert_eq!(readiness["parts"]["turns"]["ok"], true);
+    // It is looked at once a second.
+    let sessions = &readiness["parts"]["sessions"];
+    assert!(sessions["ok"] == true && sessions["live"].is_u64() && sessions["resting"] == 0, "{sessions}");
     let connections = readiness["parts"]["socket"]["connections"].as_array().expect("each connection");
     assert_eq!(connections.len(), 2);
     for connection in connections {

@@ -325,6 +325,20 @@ impl Broker {
         self.shared.turns.counts()
     }
 
+    /// How the sessions stand at this moment. Ill when one breaks down again and again: its thread gets no answer, and the log
+    /// says why. What was written in it is kept.
+    pub fn session_health(&self) -> PartHealth {
+        let (registry, now) = (&self.shared.registry, self.shared.parts.clock.now());
+        let health = match registry.broken(now) {
+            0 => PartHealth::well(),
+            broken => {
+                let told = "thread(s) break down again and again and get no answer; the log names them, with the panic";
+                PartHealth::ill(format!("{broken} {told}"))
+            }
+        };
+        health.with("live", registry.count()).with("resting", registry.resting(now))
+    }
+
     /// How many sessions are live, that is in memory.
     pub fn live_sessions(&self) -> usize {
         self.shared.registry.count()

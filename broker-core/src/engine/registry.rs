@@ -184,6 +184,13 @@ impl Registry {
         self.inner().resting.values().filter(|(_, until)| *until > now).count()
     }
 
+    /// How many sessions have panicked so often in a row that they do nothing any more, as of late.
+    pub(super) fn broken(&self, now: Timestamp) -> usize {
+        let lately = |until: &Timestamp| until.plus(vital::FORGIVEN) > now;
+        let broken = |(panics, until): &&(u32, Timestamp)| *panics >= vital::BROKEN && lately(until);
+        self.inner().resting.values().filter(broken).count()
+    }
+
     #[cfg(test)]
     pub(super) fn has_fallen(&self, key: &ThreadKey) -> bool {
         self.inner().resting.contains_key(key)

@@ -14,6 +14,8 @@ use crate::telemetry;
 /// The wait before the task of a thread begins anew, doubled with each panic.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// So many panics in a row are no mishap.
+pub(super) const BROKEN: u32 = 4;
 /// After so long without a panic the wait is the first one again.
 pub(super) const FORGIVEN: Duration = Duration::from_secs(10 * 60);
 

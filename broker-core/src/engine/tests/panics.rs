@@ -45,6 +45,24 @@ async fn a_session_that_panics_goes_on_from_its_rows() {
     assert!(said.iter().any(|text| text == "well"), "{said:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_thread_that_breaks_down_again_and_again_shows_in_the_health() {
+    let house = House::new(|_| finish("hello")).await;
+    let (broker, thread) = (house.broker(), house.chat.say("C1", None, "U1", "@broker hi"));
+    house.posts(&thread, 1).await;
+    for panics in 1..=vital::BROKEN {
+        assert!(broker.session_health().ok, "{panics}");
+        let until = broker.shared.registry.fell(&thread, house.clock.now());
+        assert_eq!(broker.session_health().detail["resting"], 1);
+        house.clock.sleep_until(until).await;
+    }
+    let health = broker.session_health();
+    assert!(!health.ok && !health.reason.unwrap().contains("C1"), "no name for whoever asks");
+    assert_eq!(health.detail["resting"], 0);
+    house.clock.sleep_until(house.clock.now().plus(vital::FORGIVEN)).await;
+    assert!(broker.session_health().ok);
+}
+
 /// Its step was durable and its effects never ran: whoever takes the session up sees to it.
 #[tokio::test]
 async fn a_post_of_which_the_sender_never_heard_is_sent() {
