@@ -236,6 +236,11 @@ impl Broker {
         processes::resident_kib(self.pid()).unwrap_or_default()
     }
 
+    /// The most resident memory that the broker itself ever had in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        processes::peak_kib(self.pid()).unwrap_or_default()
+    }
+
     /// The app-servers that run for this broker, an orphan of an earlier life included.
     pub fn app_server_pids(&self) -> Vec<u32> {
         let root = self.start.env.get("DATA_ROOT").map(PathBuf::from).unwrap_or_default();

@@ -105,7 +105,16 @@ pub async fn gone(pid: u32, limit: Duration) -> bool {
 
 /// The resident memory of a process in KiB, from `VmRSS` (proc(5)).
 pub fn resident_kib(pid: u32) -> Option<u64> {
+    status(pid, "VmRSS:")
+}
+
+/// The most resident memory that a process ever had in KiB, from `VmHWM` (proc(5)).
+pub fn peak_kib(pid: u32) -> Option<u64> {
+    status(pid, "VmHWM:")
+}
+
+fn status(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }

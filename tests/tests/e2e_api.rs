@@ -179,13 +179,6 @@ async fn thirty_two_clients_post_at_once() {
     world.finish().await;
 }
 
-/// The most memory that a process ever held, in KiB.
-fn peak_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the broker runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 /// 96 MiB within a JSON body pass through the broker in pieces. Prints what they cost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_within_a_request_is_not_held_in_memory() {
@@ -203,10 +196,10 @@ async fn a_file_within_a_request_is_not_held_in_memory() {
         assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
     };
     post("small.bin", "AAAA".to_owned()).await;
-    let before = peak_kib(world.broker.pid());
+    let before = world.broker.peak_kib();
     let clock = tokio::time::Instant::now();
     post("zeros.bin", "A".repeat(128 << 20)).await;
-    let grown = peak_kib(world.broker.pid()) - before;
+    let grown = world.broker.peak_kib() - before;
     println!("96 MiB in {:.1} s, {grown} KiB more memory at the peak", clock.elapsed().as_secs_f64());
     assert!(grown < 20 * 1024, "{grown} KiB");
     let sizes = world.slack.look(|state| state.uploads().iter().map(|upload| upload.received).collect::<Vec<_>>());

@@ -85,12 +85,22 @@ pub struct Upload {
     pub received: Option<u64>,
     /// What came, of a file of at most 64 KiB.
     pub bytes: Vec<u8>,
+    /// The [`sum`] of all that came.
+    pub sum: u64,
     /// The alternative text.
     pub alt_text: Option<String>,
     /// The type of a snippet.
     pub snippet_type: Option<String>,
     /// How often it was completed.
     pub completed: usize,
+}
+
+/// The sum of no bytes.
+pub const EMPTY_SUM: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Goes on with a sum over bytes (64-bit FNV-1a), so that large files can be compared without being held.
+pub fn sum(sum: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(sum, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl FakeSlack {
@@ -194,6 +204,7 @@ pub(super) fn upload_url(state: &mut State, address: &str, args: &mut Args) -> A
         announced: length as u64,
         received: None,
         bytes: Vec::new(),
+        sum: EMPTY_SUM,
         alt_text: args.text("alt_txt"),
         snippet_type: args.text("snippet_type"),
         completed: 0,
@@ -335,11 +346,12 @@ async fn take(
         shared.state.change(|state| state.violation("an upload that is no POST"));
     }
     let mut body = request.into_body();
-    let (mut received, mut kept) = (0, Vec::new());
+    let (mut received, mut summed, mut kept) = (0, EMPTY_SUM, Vec::new());
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return Err(Dropped) };
         let Some(data) = frame.data_ref() else { continue };
         received += data.len() as u64;
+        summed = sum(summed, data);
         if received <= 64 * 1024 {
             kept.extend_from_slice(data);
         }
@@ -348,6 +360,7 @@ async fn take(
         let Some(upload) = state.uploads.iter_mut().find(|upload| upload.id == id) else { return false };
         upload.received = Some(received);
         upload.bytes = kept;
+        upload.sum = summed;
         if upload.announced != received {
             let what = format!("{} bytes were announced and {received} came", upload.announced);
             state.violation(what);

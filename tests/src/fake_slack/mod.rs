@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 use tokio_tungstenite::tungstenite::Message as Frame;
 
 pub use faults::Trouble;
-pub use files::{Content, SharedFile, Upload};
+pub use files::{Content, EMPTY_SUM, SharedFile, Upload, sum};
 pub use people::{Channel, ChannelKind, Kind, User};
 pub use socket::{Connection, Envelope};
 pub use state::{Call, Ephemeral, Message, Redelivery, State, StatusChange};
