@@ -269,7 +269,10 @@ fn has_link(root: &Path, path: &Path) -> bool {
 }
 
 fn not_opened(asked: &Path, error: &io::Error) -> Refusal {
-    let code = if error.kind() == io::ErrorKind::NotFound { "not_found" } else { "failed" };
+    use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    // What cannot be a file's name (a NUL in it, too long, below a file) is none, however often it is asked for.
+    let none = matches!(error.kind(), NotFound | InvalidInput | InvalidFilename | NotADirectory);
+    let code = if none { "not_found" } else { "failed" };
     Refusal { code, message: format!("`{}` cannot be opened: {}", asked.display(), error.kind()) }
 }
 
@@ -481,6 +484,7 @@ mod tests {
         let fifo = place.at("workspace/fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
         let outside = place.at("outside/x");
+        let long = "x".repeat(300);
         for (path, code) in [
             (outside.to_str().unwrap(), "not_allowed"),
             ("../outside/x", "not_allowed"),
@@ -505,7 +509,9 @@ mod tests {
             ("linked/missing", "not_allowed"),
             ("linked/../missing", "not_allowed"),
             ("loop", "not_allowed"),
-            ("x\0y", "failed"),
+            ("x\0y", "not_found"),
+            ("x/y", "not_found"),
+            (long.as_str(), "not_found"),
         ] {
             place.refused(path, code);
         }

@@ -79,6 +79,7 @@ async fn no_request_gets_what_is_not_its_own() {
     mknod(&at("fifo"));
     let before = world.slack.look(|state| (state.own_messages(), state.uploads().len()));
     let outside = theirs.workspace.join("private.txt");
+    let long = "x".repeat(300);
     for path in [
         "/etc/passwd",
         "../../../state/broker.sqlite",
@@ -99,6 +100,9 @@ async fn no_request_gets_what_is_not_its_own() {
         "loop/x",
         "../../nobody/workspace/x",
         "/etc/nothing-is-here",
+        "x\0y",
+        "good.txt/x",
+        long.as_str(),
         ".",
         "/",
     ] {
