@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 
+use super::router::Rows;
 use super::{Shared, vital};
 use crate::chat::{Intake, LinkError, RawEnvelope};
 use crate::sabotage::{Plant, planted};
@@ -14,7 +14,7 @@ use crate::telemetry;
 /// Commits an envelope, then hands its row to the router.
 struct Journal {
     shared: Arc<Shared>,
-    rows: mpsc::Sender<JournalRow>,
+    rows: Rows,
 }
 
 impl Journal {
@@ -25,7 +25,7 @@ impl Journal {
             if let Ok(accepted) = shared.parts.store.accept(vec![envelope.clone()]).await
                 && let Some(accepted) = accepted.first().filter(|accepted| accepted.fresh)
             {
-                let _ = rows.try_send(JournalRow { id: accepted.id, envelope });
+                rows.hand_on(JournalRow { id: accepted.id, envelope });
             }
         });
         Accepted { id: JournalId(0), fresh: false }
@@ -45,15 +45,14 @@ impl Intake for Journal {
         let what = if accepted.fresh { "new" } else { "redelivery" };
         metrics::counter!(telemetry::ENVELOPES, "delivery" => what).increment(1);
         if accepted.fresh {
-            // A router that is behind finds the row in the journal: the acknowledgement never waits for it.
-            let _ = self.rows.try_send(JournalRow { id: accepted.id, envelope });
+            self.rows.hand_on(JournalRow { id: accepted.id, envelope });
         }
         Ok(accepted)
     }
 }
 
 /// Runs the link until the broker closes.
-pub(super) fn start(shared: &Arc<Shared>, rows: mpsc::Sender<JournalRow>) {
+pub(super) fn start(shared: &Arc<Shared>, rows: Rows) {
     let intake = Arc::new(Journal { shared: Arc::clone(shared), rows });
     let transport = Arc::clone(&shared.parts.transport);
     let stop = shared.closing.clone();

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
-use tokio::sync::mpsc;
 
+use super::router::Rows;
 use super::{Shared, vital};
 use crate::chat::{Author, ChatMessage, ChatTime, ConversationKey, ConversationKind, Parsed, RawEnvelope, ThreadKey};
 use crate::clock::Timestamp;
@@ -57,7 +57,7 @@ enum PassError {
 }
 
 /// Starts the search. `rows` is the router's: what is found goes there at once.
-pub(super) fn start(shared: &Arc<Shared>, rows: mpsc::Sender<JournalRow>) {
+pub(super) fn start(shared: &Arc<Shared>, rows: Rows) {
     let now = shared.parts.clock.now();
     let search = Search {
         shared: Arc::clone(shared),
@@ -131,7 +131,7 @@ struct Tally {
 
 struct Search {
     shared: Arc<Shared>,
-    rows: mpsc::Sender<JournalRow>,
+    rows: Rows,
     calls: Calls,
     /// Threads without a session: the latest reply that was looked at.
     looked_at: LruCache<ThreadKey, ChatTime>,
@@ -342,7 +342,7 @@ impl Search {
         let accepted = store.accept(vec![envelope.clone()]).await?.pop();
         let Some(accepted) = accepted.filter(|accepted| accepted.fresh) else { return Ok(false) };
         // A router that is behind finds the row in the journal.
-        let _ = self.rows.try_send(JournalRow { id: accepted.id, envelope });
+        self.rows.hand_on(JournalRow { id: accepted.id, envelope });
         Ok(true)
     }
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::live::Change;
@@ -15,12 +15,12 @@ use crate::chat::{ChatMessage, ConversationKind, Parsed, ThreadKey};
 use crate::command::Command;
 use crate::store::{JournalFate, JournalId, JournalRow, Old, StoreError};
 
-/// Rows that may wait for the router; over it they are found in the journal.
-const QUEUE: usize = 1024;
+/// Rows that may wait for the router. What is over it is found in the journal as soon as these are done.
+pub(super) const QUEUE: usize = 1024;
 /// How long a row is waited for when a later one is here already.
 const GAP: Duration = Duration::from_millis(20);
 /// How often the journal is searched for rows that nobody took.
-const SWEEP: Duration = Duration::from_secs(5);
+pub(super) const SWEEP: Duration = Duration::from_secs(5);
 /// Rows read from the journal at once.
 const BATCH: usize = 256;
 /// How often settled rows are deleted.
@@ -28,9 +28,28 @@ const PRUNE: Duration = Duration::from_secs(60 * 60);
 /// What became of messages and posts is known for so long.
 const CLOSED_KEPT: Duration = Duration::from_secs(60 * 24 * 60 * 60);
 
+/// The way to the router.
+#[derive(Debug, Clone)]
+pub(super) struct Rows {
+    queue: mpsc::Sender<JournalRow>,
+    /// There is more in the journal than went this way.
+    more: Arc<Notify>,
+}
+
+impl Rows {
+    /// Hands on a row of the journal. Never waits: the acknowledgement of what the row holds must not.
+    pub(super) fn hand_on(&self, row: JournalRow) {
+        if self.queue.try_send(row).is_err() {
+            self.more.notify_one();
+        }
+    }
+}
+
 /// Starts the router. It begins with the rows that an earlier broker left unread.
-pub(super) fn start(shared: &Arc<Shared>) -> mpsc::Sender<JournalRow> {
-    let (sender, mut rows) = mpsc::channel(QUEUE);
+pub(super) fn start(shared: &Arc<Shared>) -> Rows {
+    let (queue, mut rows) = mpsc::channel(QUEUE);
+    let more = Arc::new(Notify::new());
+    let way = Rows { queue, more: Arc::clone(&more) };
     let of = shared;
     let shared = Arc::clone(shared);
     vital::spawn(of, "router", async move {
@@ -54,7 +73,9 @@ pub(super) fn start(shared: &Arc<Shared>) -> mpsc::Sender<JournalRow> {
                 () = tokio::time::sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() => {
                     order.give_up();
                 }
-                _ = sweep.tick() => searched = searched.max(sweep_journal(&shared).await),
+                // Only reached when nothing waits in the queue.
+                () = more.notified() => searched = searched.max(search(&shared, &mut order).await),
+                _ = sweep.tick() => searched = searched.max(search(&shared, &mut order).await),
                 _ = prune.tick() => drop(shared.tasks.spawn(prune_journal(Arc::clone(&shared)))),
             }
             while let Some(row) = order.pop() {
@@ -63,7 +84,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> mpsc::Sender<JournalRow> {
             }
         }
     });
-    sender
+    way
 }
 
 /// Brings rows back into the order of the journal. Envelopes that share a commit are answered at once, and whoever brought
@@ -103,11 +124,23 @@ impl InOrder {
         Some(*self.until.get_or_insert_with(|| Instant::now() + GAP))
     }
 
+    /// Everything up to this row was found in the journal.
+    fn searched(&mut self, last: JournalId) {
+        self.next = self.next.max(Some(JournalId(last.0 + 1)));
+    }
+
     /// Whatever is missing does not come this way: the search of the journal finds it.
     fn give_up(&mut self) {
         self.next = self.waiting.keys().next().copied();
         self.until = None;
     }
+}
+
+/// Takes up what the journal has. Gives the last row that was read.
+async fn search(shared: &Arc<Shared>, order: &mut InOrder) -> Option<JournalId> {
+    let last = sweep_journal(shared).await?;
+    order.searched(last);
+    Some(last)
 }
 
 /// Takes up rows that are unread and that no session has. Gives the last one that it has read.
@@ -299,5 +332,8 @@ mod tests {
         assert_eq!(popped(&mut order), [13]);
         order.push(row(12));
         assert_eq!(popped(&mut order), [12], "late is better than never");
+        order.searched(JournalId(20));
+        order.push(row(21));
+        assert_eq!(popped(&mut order), [21], "what is before it was found");
     }
 }

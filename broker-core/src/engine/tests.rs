@@ -33,6 +33,7 @@ mod clock;
 mod commands;
 mod copies;
 mod files;
+mod flood;
 mod panics;
 
 const LIMIT: Duration = Duration::from_secs(10);

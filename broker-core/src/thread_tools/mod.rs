@@ -87,7 +87,7 @@ pub enum FileSource {
     Received(PathBuf),
 }
 
-/// A file that is to be posted. [`outgoing::pin`](crate::outgoing::pin) says whether it may be.
+/// A file that is to be posted. [`outgoing::check`](crate::outgoing::check) says whether it may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileWish {
     /// What it holds.

@@ -134,7 +134,10 @@ async fn burst(count: usize) -> Vec<Figure> {
         ),
         Figure::plain("… envelope to ack, p50", millis(percentile(&mut times.acks, 50))),
         Figure::within("… last `turn/start`", percentile(&mut times.starts, 100), Duration::from_secs(4)),
-        Figure::plain("… `turn/start`, p50", millis(percentile(&mut times.starts, 50))),
+        Figure::plain("… `turn/start`, p50, p90 and p99", {
+            let [half, most, nearly_all] = [50, 90, 99].map(|percent| millis(percentile(&mut times.starts, percent)));
+            format!("{half}, {most}, {nearly_all}")
+        }),
         Figure::plain("… last answer in Slack", millis(all)),
         Figure::plain(
             "… CPU of the broker per mention",
