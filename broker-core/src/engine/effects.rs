@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::door::AskError;
@@ -88,7 +89,8 @@ pub(super) struct Hands {
     letters: mpsc::Sender<Letter>,
     /// Unbounded as a type, bounded by the machine: one open, one read, one leave for each
     /// conversation, and at most `MAX_IN_DOUBT` submits.
-    lane: mpsc::UnboundedSender<Job>,
+    /// Boxed, since a channel keeps room for dozens of jobs.
+    lane: mpsc::UnboundedSender<Box<Job>>,
     /// Inputs whose submits are not made any more, should they wait in the lane. Emptied whenever nothing waits there.
     dropped: Arc<Mutex<BTreeSet<InputId>>>,
     files: SessionFiles,
@@ -107,7 +109,7 @@ fn spawn(
     name: &'static str,
     task: impl Future<Output = ()> + Send + 'static,
 ) {
-    let (key, letters) = (key.clone(), letters.clone());
+    let (key, letters, task) = (key.clone(), letters.clone(), task.boxed());
     shared.tasks.spawn(async move {
         if !vital::ends(task, name, &key).await {
             let _ = letters.send(Letter::Anew).await;
@@ -145,6 +147,11 @@ impl Hands {
         spawn(&self.shared, &self.key, &self.letters, name, task);
     }
 
+    fn queue(&self, job: Job) {
+        // Its receiver is gone when the broker ends.
+        let _ = self.lane.send(Box::new(job));
+    }
+
     fn dropped(&self) -> MutexGuard<'_, BTreeSet<InputId>> {
         self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,14 +167,14 @@ impl Hands {
             Effect::Open { known } => {
                 let (spec, place) = self.spec(machine);
                 let (spec, place) = (Box::new(spec), Box::new(place));
-                let _ = self.lane.send(Job::Open { spec, place, known });
+                self.queue(Job::Open { spec, place, known });
             }
             Effect::Submit { thread, input, overflow } => {
                 let workspace = machine.workspace();
-                let _ = self.lane.send(Job::Submit { thread, input, overflow, workspace });
+                self.queue(Job::Submit { thread, input, overflow, workspace });
             }
             Effect::ReadFates { thread, ids } => {
-                let _ = self.lane.send(Job::ReadFates { thread, ids });
+                self.queue(Job::ReadFates { thread, ids });
             }
             Effect::Backfill { row, before } => self.backfill(row, before),
             Effect::Fetch { row, files } => {
@@ -194,7 +201,7 @@ impl Hands {
             Effect::AskSlot => self.ask_slot(),
             Effect::ReturnSlot => self.return_slot(),
             Effect::Leave { thread } => {
-                let _ = self.lane.send(Job::Leave { thread });
+                self.queue(Job::Leave { thread });
             }
             Effect::DropSubmits { rows } => self.dropped().extend(rows),
             Effect::Status { text, distrust, generation } => {
@@ -425,7 +432,7 @@ async fn run_lane(
     shared: Arc<Shared>,
     key: ThreadKey,
     letters: mpsc::Sender<Letter>,
-    (mut jobs, dropped): (mpsc::UnboundedReceiver<Job>, Arc<Mutex<BTreeSet<InputId>>>),
+    (mut jobs, dropped): (mpsc::UnboundedReceiver<Box<Job>>, Arc<Mutex<BTreeSet<InputId>>>),
 ) {
     loop {
         let job = tokio::select! {
@@ -442,7 +449,7 @@ async fn run_lane(
         let answer = tokio::select! {
             biased;
             () = shared.ending.cancelled() => return,
-            answer = run_job(&shared, &key, job) => answer,
+            answer = run_job(&shared, &key, *job).boxed() => answer,
         };
         if let Some(answer) = answer {
             reply(&letters, answer).await;

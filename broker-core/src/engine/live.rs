@@ -120,10 +120,10 @@ pub(super) fn start(
     inbox: mpsc::Receiver<Letter>,
     letters: mpsc::Sender<Letter>,
 ) {
-    let session = Session {
+    let session = Box::new(Session {
         hands: Hands::new(shared, &key, letters),
         shared: Arc::clone(shared),
-        key,
+        key: key.clone(),
         number,
         inbox,
         fence: Fence::default(),
@@ -132,11 +132,10 @@ pub(super) fn start(
         commands: FuturesUnordered::new(),
         quiet_since: shared.parts.clock.now(),
         unsettled: HashSet::new(),
-    };
-    let (tasks, shared) = (&shared.tasks, Arc::clone(shared));
+    });
+    let (tasks, shared, run) = (&shared.tasks, Arc::clone(shared), session.run().boxed());
     tasks.spawn(async move {
-        let key = session.key.clone();
-        if vital::ends(session.run(), "session", &key).await {
+        if vital::ends(run, "session", &key).await {
             return;
         }
         shared.registry.remove(&key, number);
@@ -155,13 +154,15 @@ async fn rest(shared: &Arc<Shared>, key: &ThreadKey) {
 }
 
 impl Session {
-    async fn run(mut self) {
-        let end = match self.load().await {
+    // There may be ten thousand sessions that wait, and each would keep for all that time the room that it needs while it
+    // works: so whatever it works at is boxed.
+    async fn run(mut self: Box<Self>) {
+        let end = match self.load().boxed().await {
             Ok(()) => self.work().await,
             Err(end) => end,
         };
         if let End::Quiet = end {
-            self.release().await;
+            self.release().boxed().await;
         }
         self.shared.registry.remove(&self.key, self.number);
         match end {
@@ -170,10 +171,10 @@ impl Session {
                 let (tasks, shared, key) = (&self.shared.tasks, Arc::clone(&self.shared), self.key.clone());
                 tasks.spawn(async move { rest(&shared, &key).await });
             }
-            End::Quiet => self.hand_over().await,
+            End::Quiet => self.hand_over().boxed().await,
             End::Conflict => {
                 tracing::error!(session = %self.key, "the session's rows were changed by somebody else; it is loaded anew");
-                self.hand_over().await;
+                self.hand_over().boxed().await;
                 registry::wake(&self.shared, &self.key);
             }
         }
@@ -244,13 +245,19 @@ impl Session {
             let result = tokio::select! {
                 biased;
                 () = self.shared.ending.cancelled() => return End::Broker,
-                Some(admitted) = self.commands.next(), if !self.commands.is_empty() => self.admitted(admitted).await,
-                Some(admitted) = self.admissions.next(), if !self.admissions.is_empty() => self.admitted(admitted).await,
+                Some(admitted) = self.commands.next(), if !self.commands.is_empty() => {
+                    self.admitted(admitted).boxed().await
+                }
+                Some(admitted) = self.admissions.next(), if !self.admissions.is_empty() => {
+                    self.admitted(admitted).boxed().await
+                }
                 letter = self.inbox.recv() => match letter {
-                    Some(letter) => self.letter(letter).await,
+                    Some(letter) => self.letter(letter).boxed().await,
                     None => return End::Quiet,
                 },
-                () = clock.sleep_until(deadline.unwrap_or_default()), if deadline.is_some() => self.step(SessionInput::Tick).await,
+                () = clock.sleep_until(deadline.unwrap_or_default()), if deadline.is_some() => {
+                    self.step(SessionInput::Tick).boxed().await
+                }
                 () = clock.sleep_until(put_away), if quiet => return End::Quiet,
             };
             if let Err(end) = result {

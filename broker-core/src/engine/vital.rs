@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, FutureExt};
 
 use super::Shared;
 use crate::chat::ThreadKey;
@@ -22,7 +22,7 @@ pub(super) const FORGIVEN: Duration = Duration::from_secs(10 * 60);
 /// Runs a task that must not be missing. A panic is a fault of the broker; what was committed is safe, and the next broker
 /// goes on with it.
 pub(super) fn spawn(shared: &Arc<Shared>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-    let told = Arc::clone(shared);
+    let (told, task) = (Arc::clone(shared), task.boxed());
     shared.tasks.spawn(async move {
         if AssertUnwindSafe(task).catch_unwind().await.is_err() {
             tracing::error!(task = name, "a task that the broker cannot do without has panicked");
@@ -31,8 +31,9 @@ pub(super) fn spawn(shared: &Arc<Shared>, name: &'static str, task: impl Future<
     });
 }
 
-/// Runs a task of one thread to its end; `false` when it has panicked.
-pub(super) async fn ends(task: impl Future<Output = ()>, name: &'static str, thread: &ThreadKey) -> bool {
+/// Runs a task of one thread to its end; `false` when it has panicked. Boxed, since a future that is handed on takes its room
+/// anew with each hand.
+pub(super) async fn ends(task: BoxFuture<'_, ()>, name: &'static str, thread: &ThreadKey) -> bool {
     let whole = AssertUnwindSafe(task).catch_unwind().await.is_ok();
     if !whole {
         metrics::counter!(telemetry::PANICS, "task" => name).increment(1);
@@ -49,13 +50,13 @@ pub(super) fn rest(panics: u32) -> Duration {
 /// Runs a task of one thread, again after every panic.
 pub(super) async fn again<F>(shared: &Shared, name: &'static str, thread: &ThreadKey, task: impl Fn() -> F)
 where
-    F: Future<Output = ()>,
+    F: Future<Output = ()> + Send,
 {
     let clock = &shared.parts.clock;
     let mut panics = 0;
     loop {
         let begun = clock.now();
-        if ends(task(), name, thread).await {
+        if ends(task().boxed(), name, thread).await {
             return;
         }
         // What went well for long begins to count anew.
