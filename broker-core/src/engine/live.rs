@@ -296,7 +296,7 @@ impl Session {
                 Ok(())
             }
             Letter::Call(call) => self.call(*call).await,
-            Letter::Message(incoming) if self.admissions.len() >= MAX_ADMISSIONS => {
+            Letter::Message(incoming) if self.admissions.len() + self.commands.len() >= MAX_ADMISSIONS => {
                 // It stays in the journal, and the router finds it again.
                 self.shared.registry.let_go([incoming.journal]);
                 Ok(())
