@@ -434,6 +434,8 @@ async fn run_lane(
     letters: mpsc::Sender<Letter>,
     (mut jobs, dropped): (mpsc::UnboundedReceiver<Box<Job>>, Arc<Mutex<BTreeSet<InputId>>>),
 ) {
+    // The thread that may yet take an input, since a submit was not answered in time.
+    let mut doubtful = None;
     loop {
         let job = tokio::select! {
             biased;
@@ -446,11 +448,20 @@ async fn run_lane(
         if is_dropped(&job, jobs.is_empty(), &dropped) {
             continue;
         }
+        let given_to = match &*job {
+            // What begins there is heard of and ended, which it is not once the thread is closed.
+            Job::Leave { thread } if doubtful.as_ref() == Some(thread) => continue,
+            Job::Submit { thread, .. } => Some(thread.clone()),
+            _ => None,
+        };
         let answer = tokio::select! {
             biased;
             () = shared.ending.cancelled() => return,
             answer = run_job(&shared, &key, *job).boxed() => answer,
         };
+        if let Some(SessionInput::Submitted { result: Err(SubmitError::Unknown { .. }), .. }) = &answer {
+            doubtful = given_to;
+        }
         if let Some(answer) = answer {
             reply(&letters, answer).await;
         }
@@ -523,7 +534,6 @@ async fn run_job(shared: &Shared, key: &ThreadKey, job: Job) -> Option<SessionIn
             if let Err(error) = runtime.release(&thread).await {
                 tracing::debug!(session = %key, %error, "a thread that was left stays open");
             }
-            shared.registry.unbind(&thread, key);
             return None;
         }
     };

@@ -18,6 +18,10 @@ use crate::thread_tools::{ToolAnswer, ToolCommand};
 /// Inputs that may wait for one session. Messages over it stay in the journal and are read again later.
 const QUEUE: usize = 1024;
 
+/// A session listens to the thread of the agent that it works in, and to the one that it worked in before: something may still
+/// begin there.
+const MAX_THREADS: usize = 2;
+
 /// Something for a live session.
 #[derive(Debug)]
 pub(super) enum Letter {
@@ -50,6 +54,8 @@ struct Entry {
     /// Tells a session that ended from the one that took its place.
     number: u64,
     load: Load,
+    /// The threads of the agent that the session listens to; at most [`MAX_THREADS`].
+    threads: Vec<AgentThreadId>,
 }
 
 /// What goes on in a session.
@@ -73,6 +79,15 @@ struct Inner {
     /// Sessions whose tasks have panicked: how often in a row, and until when they are left alone. Bounded by time.
     resting: HashMap<ThreadKey, (u32, Timestamp)>,
     next: u64,
+}
+
+impl Inner {
+    /// The session listens to a thread no longer.
+    fn forget(&mut self, thread: &AgentThreadId, key: &ThreadKey) {
+        if self.threads.get(thread) == Some(key) {
+            self.threads.remove(thread);
+        }
+    }
 }
 
 /// The live sessions. The lock is held for map operations alone, never across an await.
@@ -142,24 +157,28 @@ impl Registry {
 
     pub(super) fn remove(&self, key: &ThreadKey, number: u64) {
         let mut inner = self.inner();
-        if inner.live.get(key).is_some_and(|entry| entry.number == number) {
-            inner.live.remove(key);
-            inner.threads.retain(|_, session| session != key);
+        if inner.live.get(key).is_some_and(|entry| entry.number == number)
+            && let Some(entry) = inner.live.remove(key)
+        {
+            for thread in &entry.threads {
+                inner.forget(thread, key);
+            }
         }
         drop(inner);
         self.changed.notify_waiters();
     }
 
+    /// The session works in a thread of the agent.
     pub(super) fn bind(&self, thread: &AgentThreadId, key: &ThreadKey) {
-        self.inner().threads.insert(thread.clone(), key.clone());
-    }
-
-    /// The session listens to a thread no longer.
-    pub(super) fn unbind(&self, thread: &AgentThreadId, key: &ThreadKey) {
         let mut inner = self.inner();
-        if inner.threads.get(thread) == Some(key) {
-            inner.threads.remove(thread);
+        let Some(entry) = inner.live.get_mut(key) else { return };
+        entry.threads.retain(|known| known != thread);
+        entry.threads.push(thread.clone());
+        let oldest = (entry.threads.len() > MAX_THREADS).then(|| entry.threads.remove(0));
+        if let Some(oldest) = oldest {
+            inner.forget(&oldest, key);
         }
+        inner.threads.insert(thread.clone(), key.clone());
     }
 
     pub(super) fn session_of(&self, thread: &AgentThreadId) -> Option<ThreadKey> {
@@ -222,7 +241,9 @@ impl Registry {
         let (letters, inbox) = mpsc::channel(QUEUE);
         let number = inner.next;
         inner.next += 1;
-        inner.live.insert(key.clone(), Entry { letters: letters.clone(), number, load: Load::Quiet });
+        // One that has just ended is listened for by the one that takes its place.
+        let threads = inner.live.remove(key).map(|ended| ended.threads).unwrap_or_default();
+        inner.live.insert(key.clone(), Entry { letters: letters.clone(), number, load: Load::Quiet, threads });
         drop(inner);
         live::start(shared, key.clone(), number, inbox, letters.clone());
         Some(letters)

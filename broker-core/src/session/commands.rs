@@ -228,15 +228,17 @@ impl SessionMachine {
         if open || ours {
             return false;
         }
-        match event {
-            AgentEvent::ToolCall { request, .. } => {
-                let refused = ToolAnswer::refused("stopped", prompt::STOPPED_BY_PERSON);
-                answer(Caller::Agent(request.clone()), refused, draft);
-            }
-            AgentEvent::TurnStarted { turn, .. } if self.knowledge.left.as_ref() == Some(thread) => {
-                draft.effects.push(Effect::Interrupt { thread: thread.clone(), turn: turn.clone() });
-            }
-            _ => {}
+        if let AgentEvent::ToolCall { request, .. } = event {
+            let refused = ToolAnswer::refused("stopped", prompt::STOPPED_BY_PERSON);
+            answer(Caller::Agent(request.clone()), refused, draft);
+        }
+        // As often as it shows that it runs: nobody waits for the end of it.
+        if let AgentEvent::TurnStarted { turn, .. }
+        | AgentEvent::InputRecorded { turn, .. }
+        | AgentEvent::ToolCall { turn, .. } = event
+            && self.knowledge.left.as_ref() == Some(thread)
+        {
+            draft.effects.push(Effect::Interrupt { thread: thread.clone(), turn: turn.clone() });
         }
         true
     }

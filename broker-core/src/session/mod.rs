@@ -348,7 +348,8 @@ pub enum Effect {
     },
     /// Count the parts that are not yet sent, and remove the copies of those that were dropped.
     CountParts,
-    /// Leave this thread of the agent for good: close it when nothing runs in it, and listen to it no longer.
+    /// Leave this thread of the agent for good: close it when nothing runs in it. It is listened to for as long as it is the one
+    /// that was left last.
     Leave {
         /// The thread.
         thread: AgentThreadId,

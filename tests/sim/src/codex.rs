@@ -20,6 +20,7 @@ use broker_core::health::PartHealth;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::facts::Given;
 use crate::scenario::{Call, Fault, Script};
 use crate::world::{Event, State, World};
 
@@ -591,7 +592,7 @@ impl AgentRuntime for SimCodex {
         let answered = {
             let mut state = self.world.lock();
             let now = state.now();
-            state.facts.submitted.push((now, input.id.clone()));
+            state.facts.submitted.push(Given { when: now, input: input.id.clone(), thread: thread.clone() });
             let Some(process) = state.codex.current else { return Err(SubmitError::Unavailable { reason: reason() }) };
             match fault {
                 Some(Fault::Fails(_)) => return Err(SubmitError::Unavailable { reason: reason() }),

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker_core::agent::InputId;
+use broker_core::agent::{AgentThreadId, InputId};
 use broker_core::chat::{ChatTime, OpKey, ThreadKey};
-use broker_core::store::{InboxKind, InboxRow, PartChange, PartRow, PartState, SessionCommit, SessionRows};
+use broker_core::command::Command;
+use broker_core::store::{InboxKind, InboxRow, InboxState, PartChange, PartRow, PartState, SessionCommit, SessionRows};
 
 use crate::world::Names;
 
@@ -17,6 +18,30 @@ pub struct Stopped {
     pub before: ChatTime,
     /// When it was made durable, in milliseconds.
     pub when: u64,
+}
+
+/// A `-new` that was made durable.
+#[derive(Debug, Clone)]
+pub struct Renewed {
+    /// In which session.
+    pub session: ThreadKey,
+    /// When it was written.
+    pub at: ChatTime,
+    /// The agent's thread that was given up.
+    pub left: Option<AgentThreadId>,
+    /// When it was made durable, in milliseconds.
+    pub when: u64,
+}
+
+/// An input that was about to be given.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// When, in milliseconds.
+    pub when: u64,
+    /// Which.
+    pub input: InputId,
+    /// To which thread of the agent's.
+    pub thread: AgentThreadId,
 }
 
 /// A part, and when it was planned.
@@ -35,8 +60,8 @@ pub struct Facts {
     pub accepted: Names,
     /// When a post was about to be made.
     pub performed: Vec<(u64, OpKey)>,
-    /// When an input was about to be given.
-    pub submitted: Vec<(u64, InputId)>,
+    /// Every input that was about to be given.
+    pub submitted: Vec<Given>,
     /// Posts that the platform refused.
     pub refused: BTreeSet<OpKey>,
     /// How long the broker is away after its end in order.
@@ -47,7 +72,11 @@ pub struct Facts {
     pub parts: BTreeMap<OpKey, Planned>,
     /// Every `-stop`.
     pub stops: Vec<Stopped>,
-    /// When `-stop` was handled, and in which session, whatever it took back.
+    /// Every `-new`.
+    pub renewals: Vec<Renewed>,
+    /// Inputs that were taken back when they were with the agent or on their way to it.
+    pub taken_back: BTreeSet<InputId>,
+    /// When `-stop` or `-new` was handled, and in which session, whatever it took back.
     pub stop_rows: Vec<(ThreadKey, u64)>,
     /// The machines as they were after their last commits.
     pub machines: BTreeMap<ThreadKey, SessionRows>,
@@ -56,16 +85,32 @@ pub struct Facts {
     /// How long the write-ahead log was before and after the change that is half written.
     pub torn: Option<(u64, u64)>,
     stopped_at: BTreeMap<ThreadKey, ChatTime>,
+    agent_threads: BTreeMap<ThreadKey, AgentThreadId>,
 }
 
 impl Facts {
     /// A step of a session is durable.
     pub(crate) fn committed(&mut self, change: &SessionCommit, now: u64) {
+        let thread = change.record.as_ref().and_then(|record| record.agent_thread.clone());
         for row in &change.inbox {
-            if row.kind == InboxKind::Command {
+            let known = self.rows.insert(row.id.clone(), row.clone());
+            if row.state == InboxState::Cancelled && known.is_some_and(|known| known.state == InboxState::Given) {
+                self.taken_back.insert(row.id.clone());
+            }
+            let command = row.message.as_ref().filter(|_| row.kind == InboxKind::Command).and_then(Command::read);
+            if matches!(command, Some(Command::Stop | Command::New)) {
                 self.stop_rows.push((change.key.clone(), now));
             }
-            self.rows.insert(row.id.clone(), row.clone());
+            if command == Some(Command::New) {
+                // One that came late gives nothing up.
+                let left = self.agent_threads.get(&change.key).filter(|_| thread.is_none()).cloned();
+                self.renewals.push(Renewed { session: change.key.clone(), at: row.at, left, when: now });
+            }
+        }
+        match thread {
+            Some(thread) => drop(self.agent_threads.insert(change.key.clone(), thread)),
+            None if change.record.is_some() => drop(self.agent_threads.remove(&change.key)),
+            None => {}
         }
         if change.drop_queued_parts {
             for planned in self.parts.values_mut().filter(|planned| planned.part.thread == change.key) {

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use broker_core::agent::InputId;
 use broker_core::chat::{Author, ConversationKind, OpKey, PartBody, ThreadKey};
+use broker_core::command::Command;
 use broker_core::outbox::MAYBE_DUPLICATE;
-use broker_core::store::{InboxKind, InboxState, OwnerId, PartState, PostKind, SessionRecord, StateStore};
+use broker_core::store::{InboxKind, InboxRow, InboxState, OwnerId, PartState, PostKind, SessionRecord, StateStore};
 use broker_store::SqliteStore;
 
+use crate::facts::Given;
 use crate::slack::Written;
 use crate::world::{State, World};
 
@@ -77,13 +79,13 @@ fn is_member(written: &Written) -> bool {
     matches!(&written.message.author, Author::Person { id, .. } if id.as_str().starts_with('U'))
 }
 
-fn is_stop(written: &Written) -> bool {
-    written.message.control_text.starts_with("-stop")
+fn is_command(written: &Written) -> bool {
+    Command::read(&written.message).is_some()
 }
 
 fn opens(written: &Written) -> bool {
     let direct = written.message.conversation_kind == ConversationKind::Direct;
-    is_member(written) && !is_stop(written) && (direct || written.message.mentions_self)
+    is_member(written) && !is_command(written) && (direct || written.message.mentions_self)
 }
 
 impl Judge<'_> {
@@ -112,10 +114,21 @@ impl Judge<'_> {
         if given > 1 {
             wrong.push(format!("m{number} was given to the agent {given} times"));
         }
+        let is_row = |row: &&InboxRow| row.message.as_ref().is_some_and(|known| known.id == message.id);
+        if is_command(written) {
+            let rows = self.state.facts.rows.values().filter(is_row).count();
+            if rows > 1 {
+                wrong.push(format!("m{number} was carried out {rows} times"));
+            }
+            if given > 0 {
+                wrong.push(format!("m{number} is no word to the agent and was given to it"));
+            }
+            return;
+        }
         if given == 1 || written.deleted.is_some() {
             return;
         }
-        if !is_member(written) || is_stop(written) {
+        if !is_member(written) {
             return;
         }
         let first = self.state.slack.messages.iter().filter(|first| opens(first) && first.message.thread() == thread);
@@ -123,6 +136,12 @@ impl Judge<'_> {
         let Some(first) = first.filter(|first| first.message.at <= message.at) else { return };
         let stopped = self.state.facts.stops.iter().any(|stop| stop.session == thread && stop.before > message.at);
         if stopped {
+            return;
+        }
+        // A `-new` takes back what the agent was at, or about to be, and nothing else.
+        let renewed = self.state.facts.renewals.iter().any(|new| new.session == thread && new.at > message.at);
+        let taken_back = |row: &InboxRow| self.state.facts.taken_back.contains(&row.id);
+        if renewed && self.state.facts.rows.values().filter(is_row).any(taken_back) {
             return;
         }
         let Some(session) = self.sessions.get(&thread) else {
@@ -265,9 +284,16 @@ impl Judge<'_> {
         }
     }
 
-    /// What was said before a `-stop` is not given after it.
+    /// What was said before a `-stop` is not given after it, and nothing to a conversation that was given up.
     fn stops(&self, wrong: &mut Vec<String>) {
-        for (when, id) in &self.state.facts.submitted {
+        for Given { when, input: id, thread } in &self.state.facts.submitted {
+            let left = self.state.facts.renewals.iter().filter(|new| new.left.as_ref() == Some(thread));
+            for new in left.filter(|new| new.when < *when) {
+                wrong.push(format!(
+                    "{id} was given {} ms after the `-new` that gave its conversation up",
+                    when - new.when
+                ));
+            }
             let Some(row) = self.state.facts.rows.get(id).filter(|row| row.kind == InboxKind::Message) else {
                 continue;
             };

@@ -1,6 +1,9 @@
 //! What happens in a run: drawn from a seed, and small enough to be read.
 
+use std::collections::BTreeSet;
 use std::fmt;
+
+use broker_core::command::Command;
 
 /// A kind of call that the broker makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,8 +128,8 @@ pub enum What {
         author: &'static str,
         /// Whether it mentions the broker.
         mentions: bool,
-        /// Whether it says `-stop`.
-        stop: bool,
+        /// The command that it is, and nothing else.
+        command: Option<Command>,
         /// How its event comes.
         delivery: Delivery,
     },
@@ -263,12 +266,12 @@ impl fmt::Display for Item {
 
 fn story(what: &What) -> String {
     match what {
-        What::Write { message, conversation, thread, author, mentions, stop, delivery } => {
+        What::Write { message, conversation, thread, author, mentions, command, delivery } => {
             let place = thread.map_or_else(|| conversation.to_string(), |root| format!("the thread of m{root}"));
-            let what = match (stop, mentions) {
-                (true, _) => "`-stop`".to_owned(),
-                (false, true) => format!("m{message}, which mentions the broker,"),
-                (false, false) => format!("m{message}"),
+            let what = match (command, mentions) {
+                (Some(command), _) => format!("`-{}`", command.word()),
+                (None, true) => format!("m{message}, which mentions the broker,"),
+                (None, false) => format!("m{message}"),
             };
             format!("{author} writes {what} in {place}; its event: {delivery:?}")
         }
@@ -345,10 +348,12 @@ const CONVERSATIONS: [&str; 3] = ["C1", "C2", "D1"];
 const PEOPLE: [&str; 3] = ["U1", "U2", "U3"];
 
 impl Scenario {
-    /// The scenario of a seed: [`Scenario::plain`], and in some a pause of minutes before which a message is missed.
+    /// The scenario of a seed: [`Scenario::plain`], in some with a pause of minutes before which a message is missed, and in some
+    /// with commands beside `-stop`.
     pub fn of(seed: u64) -> Self {
         let mut scenario = Self::plain(seed);
         lull(&mut Dice(seed.wrapping_mul(0x9fb2_1c65_1e98_df25) ^ 0x2c1b_3c6d_297a_2d39), &mut scenario);
+        commands(&mut Dice(seed.wrapping_mul(0xd1b5_4a32_d192_ed03) ^ 0x1f83_d9ab_fb41_bd6b), &mut scenario);
         scenario
     }
 
@@ -450,6 +455,25 @@ fn lull(dice: &mut Dice, scenario: &mut Scenario) {
     scenario.search_every = 2 * (LULL + LULL);
 }
 
+/// In some scenarios a part of what people write in threads are commands of another kind than `-stop`.
+fn commands(dice: &mut Dice, scenario: &mut Scenario) {
+    if !dice.in_hundred(30) {
+        return;
+    }
+    let mut changed = BTreeSet::new();
+    for item in &scenario.items {
+        if let Item::Step { what: What::Edit { message, .. } | What::Delete { message, .. }, .. } = item {
+            changed.insert(*message);
+        }
+    }
+    for item in &mut scenario.items {
+        let Item::Step { what: What::Write { message, thread: Some(_), command, .. }, .. } = item else { continue };
+        if command.is_none() && !changed.contains(message) && dice.in_hundred(35) {
+            *command = Some(dice.pick(&[Command::New, Command::New, Command::Retry, Command::Status]));
+        }
+    }
+}
+
 fn delivery(dice: &mut Dice, rough: u64) -> Delivery {
     let first = dice.pick(&[5, 30, 30, 120]);
     let first = 1 + dice.below(first);
@@ -485,9 +509,10 @@ fn conversations(dice: &mut Dice, rough: u64, items: &mut Vec<Item>) -> u64 {
         let stop = !new && dice.in_hundred(10);
         let mentions = !stop && dice.in_hundred(if new { 85 } else { 25 });
         let delivery = delivery(dice, rough);
+        let command = stop.then_some(Command::Stop);
         items.push(Item::Step {
             at,
-            what: What::Write { message, conversation, thread, author, mentions, stop, delivery },
+            what: What::Write { message, conversation, thread, author, mentions, command, delivery },
         });
         if !stop && dice.in_hundred(5) {
             let delivery = self::delivery(dice, rough);

@@ -13,6 +13,7 @@ use broker_core::chat::{
     ThreadKey,
 };
 use broker_core::clock::Timestamp;
+use broker_core::command::Command;
 use broker_core::health::PartHealth;
 use broker_core::history::{Cursor, Head, HeadsPage, HistoryError, HistoryProvider, Page, Urgency};
 use tokio::sync::{Notify, watch};
@@ -156,7 +157,7 @@ impl State {
 
     pub(crate) fn slack_step(&mut self, what: What) {
         match what {
-            What::Write { message, conversation, thread, author, mentions, stop, delivery } => {
+            What::Write { message, conversation, thread, author, mentions, command, delivery } => {
                 let root = match thread {
                     Some(number) => match self.slack.numbered(number) {
                         Some(root) => Some(root.message.id.clone()),
@@ -165,7 +166,7 @@ impl State {
                     None => None,
                 };
                 let at = self.chat_time();
-                let written = write(at, message, conversation, root, author, (mentions, stop));
+                let written = write(at, message, conversation, root, author, (mentions, command));
                 self.say(format!("{author} writes m{message} in {}: {}", written.thread(), text_of(&written)));
                 let now = self.now();
                 self.send_event(&written, MESSAGE, delivery, format!("m{message}"));
@@ -423,9 +424,12 @@ fn write(
     conversation: &str,
     thread_root: Option<MessageId>,
     author: &str,
-    (mentions, stop): (bool, bool),
+    (mentions, command): (bool, Option<Command>),
 ) -> ChatMessage {
-    let control_text = if stop { "-stop".to_owned() } else { format!("[m{number}] please") };
+    let control_text = match command {
+        Some(command) => format!("-{}", command.word()),
+        None => format!("[m{number}] please"),
+    };
     let text = if mentions { format!("<@BROKER> {control_text}") } else { control_text.clone() };
     ChatMessage {
         conversation: ConversationKey {

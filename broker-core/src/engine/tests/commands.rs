@@ -1,6 +1,7 @@
-//! Commands where there is no session that could carry them out.
+//! Commands and the sessions that there are, or are not, to carry them out.
 
 use super::*;
+use crate::store::InboxState;
 
 #[tokio::test]
 async fn a_command_that_comes_twice_is_answered_once() {
@@ -34,4 +35,28 @@ async fn a_stop_at_the_top_of_a_direct_message_reaches_every_thread_of_it() {
     house.until("what came later runs", |house| house.times_given("three") == 1).await;
     house.until("it is settled", |house| house.counts().journal_unread == 0).await;
     assert_eq!(house.chat.posts(&stop).len(), 1);
+}
+
+/// Whoever listens to a conversation no longer cannot end what begins there.
+#[tokio::test]
+async fn a_conversation_that_may_yet_take_something_is_not_closed_when_it_is_given_up() {
+    for in_doubt in [true, false] {
+        let house = House::new(|_| finish("hello")).await;
+        if in_doubt {
+            house.agent.fail_submit(SubmitError::Unknown { limit: Duration::from_secs(30) });
+        }
+        let thread = house.chat.say("C1", None, "U1", "@broker one");
+        let row = |house: &House| house.store.inbox(&thread).first().map(|row| (row.state, row.attempts));
+        let tried = if in_doubt { (InboxState::Given, 1) } else { (InboxState::Delivered, 0) };
+        house.until("it was tried", |house| row(house) == Some(tried)).await;
+        if !in_doubt {
+            house.posts(&thread, 1).await;
+        }
+        let before = house.chat.posts(&thread).len();
+        house.chat.say("C1", Some(&thread.root), "U1", "-new");
+        house.posts(&thread, before + 1).await;
+        house.chat.say("C1", Some(&thread.root), "U1", "two");
+        house.until("it is given", |house| house.times_given("two") == 1).await;
+        assert_eq!(house.agent.open_threads(), 1 + usize::from(in_doubt), "in doubt: {in_doubt}");
+    }
 }

@@ -170,6 +170,9 @@ fn a_new_conversation_ends_the_run_first_and_what_it_says_late_means_nothing() {
     let (thread, turn) = (AgentThreadId::new("th"), TurnId::new("t9"));
     let effects = rig.step(SessionInput::Agent(AgentEvent::TurnStarted { thread, turn }));
     assert!(has_interrupt(&effects) && !rig.machine.is_running());
+    // As often as it shows that it goes on.
+    rig.record("s-i1", "t9");
+    assert!(has_interrupt(&rig.effects) && !rig.machine.is_running());
     rig.finish("t9", Some("a late word"));
     assert_eq!(rig.posted().len(), 1, "{:?}", rig.posted());
     assert_eq!(given(&open_another(&mut rig, 1)), [row]);
