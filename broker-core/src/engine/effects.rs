@@ -445,7 +445,9 @@ async fn run_lane(
             job = jobs.recv() => job,
         };
         let Some(job) = job else { return };
-        if is_dropped(&job, jobs.is_empty(), &dropped) {
+        if let Some(row) = taken_back(&job, jobs.is_empty(), &dropped) {
+            let result = Err(SubmitError::Refused { reason: "it was taken back".to_owned() });
+            reply(&letters, SessionInput::Submitted { row, result }).await;
             continue;
         }
         let given_to = match &*job {
@@ -468,14 +470,17 @@ async fn run_lane(
     }
 }
 
-/// Whether a job was taken back. What does not wait in the lane any more was handed over, and need not be remembered.
-fn is_dropped(job: &Job, last: bool, dropped: &Mutex<BTreeSet<InputId>>) -> bool {
+/// The input of a job that was taken back. What does not wait in the lane any more was handed over, and need not be remembered.
+fn taken_back(job: &Job, last: bool, dropped: &Mutex<BTreeSet<InputId>>) -> Option<InputId> {
     let mut dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_dropped = matches!(job, Job::Submit { input, .. } if dropped.contains(&input.id));
+    let taken_back = match job {
+        Job::Submit { input, .. } if dropped.contains(&input.id) => Some(input.id.clone()),
+        _ => None,
+    };
     if last {
         dropped.clear();
     }
-    is_dropped
+    taken_back
 }
 
 /// What the conversation is about, if that can be had at once.

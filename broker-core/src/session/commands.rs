@@ -200,7 +200,9 @@ impl SessionMachine {
                 let given = self.inbox.iter().any(|row| row.state == InboxState::Given);
                 let interrupting = self.interrupting.is_some() || self.interrupt_again.is_some();
                 let stopping = interrupting || self.stop_until.is_some();
-                if self.turn.is_some() || stopping || self.settling.is_some() || given {
+                // What was taken back on its way there may begin a turn all the same.
+                let on_its_way = given || !self.unanswered.is_empty();
+                if self.turn.is_some() || stopping || self.settling.is_some() || on_its_way {
                     return;
                 }
                 self.link = Link::Closed { retry_at: now, failures: 0 };

@@ -105,6 +105,7 @@ impl SessionMachine {
             }
             let Composed { text, overflow, images } = self.compose(index);
             let input = AgentInput { id: self.inbox[index].id.clone(), text, images };
+            self.unanswered.insert(input.id.clone());
             draft.effects.push(Effect::Submit { thread: thread.clone(), input, overflow });
         }
     }
@@ -173,6 +174,7 @@ impl SessionMachine {
         now: Timestamp,
         draft: &mut Draft,
     ) {
+        self.unanswered.remove(id);
         // Replies and events come on different ways: while another turn is not known to have ended, the word that this one
         // began is still to come.
         if let Ok(Submitted { turn }) = &result

@@ -1,6 +1,6 @@
 //! The state of a session, the dispatch of inputs, and deadlines.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,6 +125,8 @@ pub struct SessionMachine {
     pub(super) ended: VecDeque<TurnId>,
     /// Inputs that a `-stop` took back after they were handed over: a turn that begins with one is stopped too. Bounded.
     pub(super) taken_back: VecDeque<InputId>,
+    /// Inputs whose submits are not answered yet, taken back or not. Bounded by what is given within the time of one call.
+    pub(super) unanswered: BTreeSet<InputId>,
     pub(super) calls: Vec<PendingCall>,
     /// Named posts whose files are being copied, and who asked for them again meanwhile.
     pub(super) pinning: BTreeMap<PostId, Vec<Caller>>,
@@ -262,6 +264,7 @@ impl SessionMachine {
             asked: Vec::new(),
             ended: VecDeque::new(),
             taken_back: VecDeque::new(),
+            unanswered: BTreeSet::new(),
             calls: Vec::new(),
             pinning: BTreeMap::new(),
             pins: 0,

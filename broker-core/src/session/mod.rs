@@ -354,7 +354,8 @@ pub enum Effect {
         /// The thread.
         thread: AgentThreadId,
     },
-    /// These inputs, if they were not yet handed to the agent, are not handed to it any more: `-stop` came first.
+    /// These inputs, if they were not yet handed to the agent, are not handed to it any more: `-stop` came first. Their submits
+    /// are answered like any other.
     DropSubmits {
         /// The inputs that were taken back. What was written after the `-stop` is not among them.
         rows: Vec<InputId>,

@@ -178,6 +178,30 @@ fn a_new_conversation_ends_the_run_first_and_what_it_says_late_means_nothing() {
     assert_eq!(given(&open_another(&mut rig, 1)), [row]);
 }
 
+/// Whatever was on its way to the agent may begin a turn although it was taken back.
+#[test]
+fn a_new_conversation_waits_for_the_word_on_what_was_taken_back() {
+    let answers: [(Result<Submitted, SubmitError>, bool); 3] = [
+        (Ok(Submitted { turn: TurnId::new("t1") }), true),
+        (Err(SubmitError::Unknown { limit: Duration::from_secs(30) }), false),
+        (Err(SubmitError::Refused { reason: "no".to_owned() }), false),
+    ];
+    for (result, begins) in answers {
+        let mut rig = Rig::begun();
+        rig.open(1);
+        let effects = command(&mut rig, 110, Command::New);
+        assert_eq!((rig.state("s-i1"), leaves(&effects)), (InboxState::Cancelled, false));
+        assert!(!leaves(&rig.pass(STOP_WINDOW * 2)), "nobody knows yet");
+        let effects = rig.step(SessionInput::Submitted { row: InputId::new("s-i1"), result: result.clone() });
+        assert_eq!((rig.machine.is_running(), leaves(&effects)), (begins, !begins), "{result:?}");
+        if begins {
+            rig.record("s-i1", "t1");
+            assert!(has_interrupt(&rig.effects), "there is nothing else in it");
+            assert!(leaves(&rig.end("t1", TurnOutcome::Interrupted)));
+        }
+    }
+}
+
 /// What the agent does not have yet was written to whoever answers in this thread.
 #[test]
 fn a_new_conversation_takes_over_what_waits_and_what_was_put_aside() {
