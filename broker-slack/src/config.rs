@@ -21,6 +21,9 @@ pub struct SlackConfig {
     /// Socket connections at once: with two, one may break and nothing is missed. At least one; Slack allows ten for all
     /// programs of an app (<https://docs.slack.dev/apis/events-api/using-socket-mode>).
     pub connections: usize,
+    /// How often Slack is asked anew what the bot token may do: an operator may reinstall the app, or revoke the token, while
+    /// the broker runs. Five minutes.
+    pub scopes_every: Duration,
     /// The time limits of the socket.
     pub link: LinkLimits,
 }
@@ -29,7 +32,16 @@ impl SlackConfig {
     /// The configuration for Slack itself, with the default rate.
     pub fn new(app_token: SecretString, bot_token: SecretString) -> Self {
         let api_base = DEFAULT_API_BASE.to_owned();
-        Self { app_token, bot_token, api_base, post_rate: 1.0, connections: 2, link: LinkLimits::default() }
+        let scopes_every = Duration::from_secs(5 * 60);
+        Self {
+            app_token,
+            bot_token,
+            api_base,
+            post_rate: 1.0,
+            connections: 2,
+            scopes_every,
+            link: LinkLimits::default(),
+        }
     }
 
     /// Checks what can be checked without a connection. Returns the base without a trailing slash, which would make

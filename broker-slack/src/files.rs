@@ -52,7 +52,7 @@ impl Slack {
         most: u64,
         into: &mut FileSink,
     ) -> Result<Fetched, FetchError> {
-        if !self.granted.has("files:read") {
+        if !self.may("files:read") {
             return refused(NO_SCOPE);
         }
         // A file of another organisation may come as a stub that names its id alone

@@ -187,7 +187,7 @@ impl HistoryProvider for Slack {
             ("mpim", "mpim:read"),
             ("im", "im:read"),
         ];
-        let granted = kinds.iter().filter(|(_, scope)| self.granted.has(scope)).map(|(kind, _)| *kind);
+        let granted = kinds.iter().filter(|(_, scope)| self.may(scope)).map(|(kind, _)| *kind);
         let types: Vec<&str> = granted.collect();
         if types.is_empty() {
             return Err(HistoryError::Refused { code: "missing_scope".to_owned() });

@@ -1,7 +1,7 @@
 //! [`Slack`]: the chat transport.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use broker_core::chat::{
     PersonId, RawEnvelope, Receipt, ThreadKey,
 };
 use broker_core::clock::Clock;
+use broker_core::health::PartHealth;
 use broker_core::history::HistoryError;
 use serde_json::json;
 use tokio::sync::watch;
@@ -41,7 +42,8 @@ pub(crate) const METADATA_TYPE: &str = "broker_part";
 pub struct Slack {
     pub(crate) api: Arc<Api>,
     pub(crate) identity: Identity,
-    pub(crate) granted: Granted,
+    /// As it was heard last.
+    granted: RwLock<Granted>,
     board: Arc<Board>,
     config: SlackConfig,
     names: Names,
@@ -66,12 +68,37 @@ impl Slack {
             ConnectError::refused(&format!("no_{field}"), mend)
         })?;
         let board = Arc::new(Board::new(clock, granted.health(), config.connections.max(1)));
-        Ok(Arc::new(Self { api: Arc::new(api), identity, granted, board, config, names: Names::new() }))
+        let (api, granted) = (Arc::new(api), RwLock::new(granted));
+        Ok(Arc::new(Self { api, identity, granted, board, config, names: Names::new() }))
     }
 
     /// Who the broker is on Slack.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether the bot token has a scope, as far as that is known.
+    pub(crate) fn may(&self, scope: &str) -> bool {
+        self.granted.read().unwrap_or_else(PoisonError::into_inner).has(scope)
+    }
+
+    /// Asks now and then what the bot token may do.
+    async fn keep_scopes(&self) {
+        loop {
+            tokio::time::sleep(self.config.scopes_every).await;
+            match self.api.auth_test().await {
+                Ok((_, granted)) => {
+                    self.board.may(granted.health());
+                    *self.granted.write().unwrap_or_else(PoisonError::into_inner) = granted;
+                }
+                Err(Failure::Refused { code }) => {
+                    let mend = mend(&code, "SLACK_BOT_TOKEN");
+                    self.board.may(PartHealth::ill(format!("slack refuses the bot token ({code}): {mend}")));
+                }
+                // That Slack cannot be reached says nothing of the token.
+                Err(_) => {}
+            }
+        }
     }
 
     async fn post(&self, key: &OpKey, thread: &ThreadKey, markup: &str) -> Result<Receipt, DeliverError> {
@@ -174,7 +201,9 @@ impl ChatTransport for Slack {
             };
             keeper.run(stop.clone())
         });
-        futures_util::future::join_all(keepers).await;
+        // A link outlives the word to stop: it has to acknowledge what is in hand.
+        let scopes = stop.run_until_cancelled(self.keep_scopes());
+        tokio::join!(futures_util::future::join_all(keepers), scopes);
         Ok(())
     }
 

@@ -133,6 +133,21 @@ impl Board {
         self.change(|facts, now| facts.slots.get_mut(slot).map_or((), |slot| change(slot, now)));
     }
 
+    /// What the bot token may do was heard.
+    pub(crate) fn may(&self, scopes: PartHealth) {
+        self.health.send_if_modified(|health| {
+            let changed = health.scopes != scopes;
+            if changed {
+                match &scopes.reason {
+                    Some(reason) => tracing::warn!(reason, "what the bot token may do has changed"),
+                    None => tracing::info!("the bot token may do all that the broker needs"),
+                }
+                health.scopes = scopes;
+            }
+            changed
+        });
+    }
+
     /// A connection is being opened.
     pub(crate) fn trying(&self, slot: usize) {
         self.change_slot(slot, |slot, now| {

@@ -4,16 +4,23 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use broker_core::chat::{
-    ChatOp, ChatTime, ChatTransport, ConversationId, DeliverError, InstallationId, LookupError, MessageId, OpKey,
-    PartBody, PersonId, Standing, ThreadKey,
+    ChatOp, ChatTime, ChatTransport, ConversationId, DeliverError, InstallationId, Intake, LookupError, MessageId,
+    OpKey, PartBody, PersonId, RawEnvelope, Standing, ThreadKey,
 };
+use broker_core::clock::SystemClock;
+use broker_core::health::PartHealth;
 use broker_core::history::{HistoryError, HistoryProvider, Urgency};
-use broker_slack::ConnectError;
+use broker_core::store::{Accepted, StoreError};
+use broker_slack::{ConnectError, Slack};
 use serde_json::json;
-use support::{Call, Reply, Server, auth_test, connect};
+use support::{Call, LIMIT, Reply, Server, auth_test, config, connect};
+use tokio_util::sync::CancellationToken;
 
 fn thread() -> ThreadKey {
     ThreadKey {
@@ -196,6 +203,70 @@ async fn scopes_come_from_the_header() {
     // None of the scopes that listing needs is there.
     assert_eq!(slack.conversations().await, Err(HistoryError::Refused { code: "missing_scope".to_owned() }));
     assert!(server.calls("users.conversations").is_empty());
+}
+
+/// Takes nothing: no link ever stands.
+struct Nobody;
+
+#[async_trait]
+impl Intake for Nobody {
+    async fn accept(&self, _envelope: RawEnvelope) -> Result<Accepted, StoreError> {
+        Err(StoreError::new("nobody is here"))
+    }
+}
+
+/// An operator reinstalls the app, or takes it away, while the broker runs.
+#[tokio::test]
+async fn scopes_that_change_are_noticed() {
+    const REPLY: &str = r#"{"ok":true,"team_id":"T1","user_id":"U1","bot_id":"B1"}"#;
+    const ALL: &str = "app_mentions:read,channels:history,chat:write,im:history,users:read,channels:read,files:read,files:write,\
+                       groups:history,groups:read,im:read,mpim:history,mpim:read,reactions:write,users:read.email";
+    let state = Arc::new(AtomicUsize::new(0));
+    let now = Arc::clone(&state);
+    let server = Server::start(move |call| match (call.method.as_str(), now.load(Ordering::SeqCst)) {
+        ("auth.test", 0) => Reply::Raw(200, vec![("x-oauth-scopes", "chat:write")], REPLY),
+        ("auth.test", 1) => Reply::Raw(200, vec![("x-oauth-scopes", ALL)], REPLY),
+        ("auth.test", 2) => Reply::Json(json!({"ok": false, "error": "token_revoked"})),
+        ("auth.test", _) => Reply::Raw(503, vec![], ""),
+        ("users.conversations", _) => Reply::Json(json!({"ok": true, "channels": []})),
+        _ => Reply::Json(json!({"ok": false, "error": "invalid_auth"})),
+    })
+    .await;
+    let mut config = config(&server.base);
+    config.scopes_every = Duration::from_millis(10);
+    let slack = Slack::connect(config, Arc::new(SystemClock::new())).await.unwrap();
+    let mut health = slack.health();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let (slack, stop) = (Arc::clone(&slack), stop.clone());
+        async move { slack.run(Arc::new(Nobody), stop).await }
+    });
+    let mut until = async |what: &str, holds: &dyn Fn(&PartHealth) -> bool| {
+        let wait = health.wait_for(|health| holds(&health.scopes));
+        assert!(tokio::time::timeout(LIMIT, wait).await.is_ok(), "{what}");
+    };
+    until("it lacks most", &|scopes| !scopes.ok).await;
+    assert!(slack.conversations().await.is_err());
+    state.store(1, Ordering::SeqCst);
+    until("it has all", &|scopes| *scopes == PartHealth::well()).await;
+    slack.conversations().await.unwrap();
+    state.store(2, Ordering::SeqCst);
+    let says = |scopes: &PartHealth, word: &str| scopes.reason.as_deref().is_some_and(|reason| reason.contains(word));
+    until("it is revoked", &|scopes| !scopes.ok && says(scopes, "token_revoked") && says(scopes, "SLACK_BOT_TOKEN"))
+        .await;
+    // That nobody answers says nothing.
+    state.store(3, Ordering::SeqCst);
+    let asked = server.calls("auth.test").len();
+    tokio::time::timeout(LIMIT, async {
+        while server.calls("auth.test").len() < asked + 3 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(says(&slack.health().borrow().scopes, "token_revoked"));
+    stop.cancel();
+    tokio::time::timeout(LIMIT, running).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
