@@ -153,6 +153,13 @@ impl Facts {
     /// A session was loaded: what is loaded is what the machine was, but for what is looked up beside it: the posts of its
     /// turn, and how many parts are open.
     pub(crate) fn loaded(&mut self, key: &ThreadKey, rows: &SessionRows) {
+        // A change that was being written when the broker was killed may have become durable after all.
+        for row in &rows.inbox {
+            self.rows.insert(row.id.clone(), row.clone());
+        }
+        if let Some(thread) = rows.record.as_ref().and_then(|record| record.agent_thread.clone()) {
+            self.agent_threads.insert(key.clone(), thread);
+        }
         let Some(machine) = self.machines.get(key).filter(|machine| machine.revision == rows.revision) else { return };
         let loaded = SessionRows { turn_parts: Vec::new(), open_parts: 0, ..rows.clone() };
         if *machine != loaded {
