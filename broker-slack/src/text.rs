@@ -88,16 +88,28 @@ pub(crate) fn collect(node: &Value, out: &mut String) {
         "usergroup" => return wrap(out, "<!subteam^", lenient::text(node, "usergroup_id"), ">"),
         "broadcast" => return wrap(out, "@", lenient::text(node, "range"), ""),
         "emoji" => return wrap(out, ":", lenient::text(node, "name"), ":"),
-        "link" => {
-            let url = lenient::text(node, "url").unwrap_or_default();
-            return push(out, lenient::text(node, "text").unwrap_or(url));
+        "date" => return push(out, &escape(lenient::text(node, "fallback").unwrap_or_default())),
+        "color" => return push(out, lenient::text(node, "value").unwrap_or_default()),
+        "link" => return link(out, lenient::text(node, "url"), lenient::text(node, "text")),
+        "button" => {
+            let label = node.get("text").and_then(|label| lenient::text(label, "text"));
+            return link(out, lenient::text(node, "url"), label);
         }
+        "image" => return image(node, out),
+        // These are no markup.
+        "text" | "plain_text" | "raw_text" => return push(out, &escape(&lenient::written(node, "text"))),
         _ => {}
     }
     match node.get("text") {
         Some(Value::String(text)) => push(out, text),
         Some(inner @ Value::Object(_)) => collect(inner, out),
         _ => {}
+    }
+    for name in ["title", "label", "description", "accessory"] {
+        if let Some(part @ Value::Object(_)) = node.get(name) {
+            end_line(out);
+            collect(part, out);
+        }
     }
     let lines = !matches!(lenient::text(node, "type"), Some("rich_text_section" | "rich_text_preformatted"));
     for name in ["elements", "fields", "rows"] {
@@ -113,6 +125,28 @@ pub(crate) fn collect(node: &Value, out: &mut String) {
                 end_line(out);
             }
         }
+    }
+}
+
+/// A link in Slack's markup; a label alone where there is no address.
+fn link(out: &mut String, url: Option<&str>, label: Option<&str>) {
+    let label = label.map(escape);
+    match (url.filter(|url| !url.contains(['<', '>', '|'])), label) {
+        (Some(url), Some(label)) if label != url => push(out, &format!("<{url}|{}>", label.replace('|', "¦"))),
+        (Some(url), _) => push(out, &format!("<{url}>")),
+        (None, label) => push(out, &label.unwrap_or_default()),
+    }
+}
+
+/// An image: what it shows and where it is.
+fn image(node: &Value, out: &mut String) {
+    let title = node.get("title").and_then(|title| lenient::text(title, "text"));
+    let shows = lenient::text(node, "alt_text").or(title).map(escape);
+    let file = node.get("slack_file").and_then(|file| lenient::text(file, "url"));
+    let place = lenient::text(node, "image_url").or(file).map(str::to_owned);
+    let words: Vec<String> = shows.into_iter().chain(place).collect();
+    if !words.is_empty() {
+        push(out, &format!("(image: {})", words.join(", ")));
     }
 }
 
@@ -172,5 +206,50 @@ mod tests {
             "odd"
         ]});
         assert_eq!(of_blocks(&message), "Build\nfailed for <@U1>:x:\na\nb");
+    }
+
+    #[test]
+    fn blocks_tell_what_they_link_to_and_show() {
+        let plain = |text: &str| json!({"type": "plain_text", "text": text});
+        let rich = |elements: Value| json!({"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": elements}]});
+        let cases = [
+            (
+                rich(
+                    json!([{"type": "link", "url": "https://ci/7?a=1", "text": "run 7"}, {"type": "text", "text": " <@U1> & "},
+                            {"type": "link", "url": "https://ci"}]),
+                ),
+                "<https://ci/7?a=1|run 7> &lt;@U1&gt; &amp; <https://ci>",
+            ),
+            (rich(json!([{"type": "link", "url": "https://x>|<!here", "text": "a|b>"}])), "a|b&gt;"),
+            (
+                rich(json!([{"type": "date", "timestamp": 1_700_000_000, "format": "{date}", "fallback": "14 Nov"},
+                            {"type": "color", "value": "#fff"}])),
+                "14 Nov#fff",
+            ),
+            (
+                json!({"type": "actions", "elements": [{"type": "button", "text": plain("Open"), "url": "https://ci"},
+                                                       {"type": "button", "text": plain("Approve")}]}),
+                "<https://ci|Open>\nApprove",
+            ),
+            (
+                json!({"type": "section", "text": {"type": "mrkdwn", "text": "*down* <https://a|b>"},
+                       "accessory": {"type": "image", "image_url": "https://i/1.png", "alt_text": "a graph"}}),
+                "*down* <https://a|b>\n(image: a graph, https://i/1.png)",
+            ),
+            (
+                json!({"type": "image", "title": plain("p99"), "slack_file": {"url": "https://f/1"}}),
+                "(image: p99, https://f/1)",
+            ),
+            (json!({"type": "video", "title": plain("Talk"), "description": plain("An hour")}), "Talk\nAn hour"),
+            (
+                json!({"type": "table", "rows": [[{"type": "raw_text", "text": "a<b"}, rich(json!([{"type": "text", "text": "c"}]))]]}),
+                "a&lt;b c",
+            ),
+        ];
+        for (block, expected) in cases {
+            let read = of_blocks(&json!({"blocks": [block]}));
+            let lines: Vec<&str> = read.lines().map(str::trim).collect();
+            assert_eq!(lines.join("\n"), expected, "{block}");
+        }
     }
 }
