@@ -231,11 +231,14 @@ impl SessionMachine {
 
     /// The runtime takes nothing for now: the row waits again. That says nothing of the row, so it is no try of it.
     fn not_taken(&mut self, index: usize, error: &SubmitError, now: Timestamp, draft: &mut Draft) {
-        self.unavailable = self.unavailable.saturating_add(1);
-        let wait = back_off(self.unavailable, OPEN_BACK_OFF);
-        if self.unavailable == TELL_AFTER {
-            self.notify("runtime", &prompt::runtime_unavailable(&error.to_string()), now, draft);
+        if !self.unavailable_counted {
+            self.unavailable_counted = true;
+            self.unavailable = self.unavailable.saturating_add(1);
+            if self.unavailable == TELL_AFTER {
+                self.notify("runtime", &prompt::runtime_unavailable(&error.to_string()), now, draft);
+            }
         }
+        let wait = back_off(self.unavailable, OPEN_BACK_OFF);
         if self.inbox[index].attempts >= MAX_ATTEMPTS {
             // Else it would be parked for a fault that is not its own.
             self.inbox[index].attempts = MAX_ATTEMPTS - 1;
@@ -453,6 +456,7 @@ impl SessionMachine {
             self.record.agent_confirmed = false;
             draft.record = true;
         }
+        self.unavailable_counted = false;
         self.knowledge.model = opened.model;
         let new_process = self.given_in != Some(opened.epoch);
         self.link = Link::Open { thread: opened.thread, epoch: opened.epoch };

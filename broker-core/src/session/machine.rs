@@ -114,8 +114,10 @@ pub struct SessionMachine {
     pub(super) link: Link,
     /// The process that the inputs in doubt were given to; absent once it is gone, and for what an earlier broker gave.
     pub(super) given_in: Option<Epoch>,
-    /// How often in a row the runtime took nothing although the thread was open.
+    /// How many times in a row the runtime took nothing after the thread had been opened.
     pub(super) unavailable: u32,
+    /// Whether this time is counted: all that is given at once fails together.
+    pub(super) unavailable_counted: bool,
     pub(super) settling: Option<Settling>,
     /// Rows whose files are being fetched: some of the inbox.
     pub(super) fetching: Vec<InputId>,
@@ -259,6 +261,7 @@ impl SessionMachine {
             link: Link::Closed { retry_at: now, failures: 0 },
             given_in: None,
             unavailable: 0,
+            unavailable_counted: false,
             settling: None,
             fetching: Vec::new(),
             asked: Vec::new(),

@@ -267,6 +267,20 @@ fn a_runtime_that_takes_nothing_for_long_parks_nothing() {
 }
 
 #[test]
+fn what_fails_together_is_one_failure() {
+    let mut rig = Rig::running();
+    for n in 1..=8 {
+        rig.say(101 + n, "more");
+    }
+    for n in 2..=9 {
+        rig.step(SessionInput::Submitted { row: InputId::new(format!("s-i{n}")), result: Err(SubmitError::NotOpen) });
+    }
+    assert_eq!(rig.posted(), [], "nobody need hear of it");
+    rig.pass(Duration::from_secs(2));
+    assert_eq!(given(&rig.open(1)).len(), 8);
+}
+
+#[test]
 fn inputs_that_wait_for_different_things_are_each_decided_by_their_own() {
     let mut rig = Rig::running();
     rig.say(102, "forgotten");
