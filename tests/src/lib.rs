@@ -10,7 +10,7 @@
 //! - [`judge`]: mrkdwn as Slack shows it, compared with what the same text shows as HTML.
 //! - [`broker_process`]: the real `broker` program on a folder of its own.
 //! - [`traffic`]: conversations of which nothing may get lost and nothing may come twice, counted from the outside.
-//! - [`bench`]: how fast and how small the broker is.
+//! - [`mod@bench`]: how fast and how small the broker is.
 //! - [`world`]: all of these, plugged together.
 //!
 //! Nothing waits for a fixed time: every wait is for a condition, with a limit, and panics with what it saw when the limit
