@@ -10,11 +10,11 @@ use super::registry;
 use super::router::settle;
 use super::{Shared, authors};
 use crate::chat::{
-    AgentText, ChatMessage, ChatOp, ConversationKey, ConversationKind, MessageId, OpKey, PartBody, ThreadKey,
+    AgentText, ChatMessage, ChatOp, ChatTime, ConversationKey, ConversationKind, MessageId, OpKey, PartBody, ThreadKey,
 };
 use crate::command::Command;
 use crate::prompt;
-use crate::session::{Seen, SessionInput};
+use crate::session::Seen;
 use crate::store::{JournalFate, JournalId, StoreError};
 
 /// Messages that are remembered as answered.
@@ -36,8 +36,14 @@ pub(super) async fn without_session(
     shared: &Arc<Shared>,
     id: JournalId,
     message: ChatMessage,
-    command: Command,
+    (command, found): (Command, bool),
 ) -> Result<(), StoreError> {
+    let top_of_direct = message.conversation_kind == ConversationKind::Direct && message.thread_root.is_none();
+    // One that the search found may have come in the ordinary way as well, and leaves no row by which that could be known. A
+    // stop that is told twice does no harm.
+    if found && !(top_of_direct && command == Command::Stop) {
+        return settle(shared, id, JournalFate::Ignored { reason: "a command to nobody".to_owned() }).await;
+    }
     let for_us = message.conversation_kind == ConversationKind::Direct || message.mentions_self;
     if !for_us {
         // In a thread it waits for the mention that may be on its way, as every reply does.
@@ -47,7 +53,6 @@ pub(super) async fn without_session(
         };
         return settle(shared, id, fate).await;
     }
-    let top_of_direct = message.conversation_kind == ConversationKind::Direct && message.thread_root.is_none();
     let mut busy = Vec::new();
     if top_of_direct && matches!(command, Command::Stop | Command::Status) {
         busy = shared.parts.store.busy_sessions_in(&message.conversation).await?;
@@ -69,20 +74,23 @@ pub(super) async fn without_session(
             return;
         }
         // Before the row is settled: a broker that is killed in between has not forgotten the stop, and it may come twice.
-        let stopped = match command {
-            Command::Stop => stop_all(&shared, &busy, &message).await,
-            _ => Some(false),
+        let stops = match command {
+            Command::Stop => stop_all(&shared, &busy, message.at).await,
+            _ => Stops::default(),
         };
-        let settled = match stopped {
-            Some(_) => settle(&shared, id, fate(command, &message)).await.map_err(|error| error.to_string()),
-            None => Err("a session did not take it".to_owned()),
-        };
-        if let Err(error) = settled {
-            tracing::warn!(error, "a command could not be settled; it is tried again");
+        if stops.unreached {
+            // Those that have heard of it do not hear it anew.
+            shared.registry.let_go([id]);
+        } else if let Err(error) = settle(&shared, id, fate(command, &message)).await {
+            tracing::warn!(%error, "a command could not be settled; it is tried again");
             return shared.registry.let_go([id]);
         }
+        if (found && !stops.any) || shared.ending.is_cancelled() {
+            return;
+        }
         let text = match command {
-            Command::Stop if stopped == Some(true) => prompt::STOPPED.to_owned(),
+            Command::Stop if stops.unreached => prompt::stopped_in_part(stops.any),
+            Command::Stop if stops.any => prompt::STOPPED.to_owned(),
             Command::Status if top_of_direct => prompt::status_of_conversation(busy.len()),
             command => answer_to(command),
         };
@@ -114,11 +122,18 @@ fn answer_to(command: Command) -> String {
     }
 }
 
-/// Stops sessions; says whether there was one. Absent when one may not know of it.
-async fn stop_all(shared: &Arc<Shared>, busy: &[ThreadKey], message: &ChatMessage) -> Option<bool> {
-    let stops = busy.iter().map(|key| registry::tell(shared, key, SessionInput::StopElsewhere { at: message.at }));
-    let told: Option<Vec<bool>> = join_all(stops).await.into_iter().collect();
-    Some(told?.contains(&true))
+/// What became of a `-stop` of a whole conversation.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stops {
+    /// Some session was stopped by it.
+    any: bool,
+    /// Some session may not know of it.
+    unreached: bool,
+}
+
+async fn stop_all(shared: &Arc<Shared>, busy: &[ThreadKey], at: ChatTime) -> Stops {
+    let told = join_all(busy.iter().map(|key| registry::stop(shared, key, at))).await;
+    Stops { any: told.contains(&Some(true)), unreached: told.contains(&None) }
 }
 
 /// The messages that were answered outside of any session: of one that mentions the broker Slack tells twice, as a mention and

@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use super::Shared;
 use crate::chat::{OutContent, PartBody, ThreadKey};
 use crate::outgoing::{self, Pinned, Refusal};
-use crate::session::MAX_OPEN_PARTS;
 use crate::store::{PartRow, StoreError};
 use crate::thread_tools::{FileSource, FileWish};
 
@@ -180,8 +179,7 @@ pub(super) async fn make(
     (making, copied.await.unwrap_or_else(failed))
 }
 
-/// How many parts of a thread are not yet sent; more than [`MAX_OPEN_PARTS`] are not told apart. Removes the copies of those
-/// that were dropped.
+/// How many parts of a thread are not yet sent. Removes the copies of those that were dropped.
 pub(super) async fn count(shared: &Shared, thread: &ThreadKey) -> Result<usize, StoreError> {
     // Before the store is asked: what is kept from now on is not looked for.
     let kept: Vec<PathBuf> = {
@@ -193,7 +191,7 @@ pub(super) async fn count(shared: &Shared, thread: &ThreadKey) -> Result<usize, 
     for path in kept.iter().filter(|path| !needed.contains(path)) {
         shared.copies.remove(path).await;
     }
-    Ok(open.len().min(MAX_OPEN_PARTS))
+    Ok(open.len())
 }
 
 /// At the start: what open parts name is kept, everything else is removed.

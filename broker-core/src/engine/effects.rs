@@ -255,10 +255,11 @@ impl Hands {
     fn count_parts(&self) {
         let (shared, letters, key) = (Arc::clone(&self.shared), self.letters.clone(), self.key.clone());
         self.spawn("outbox", async move {
-            match copies::count(&shared, &key).await {
-                Ok(count) => reply(&letters, SessionInput::PartsCounted(count)).await,
-                Err(error) => tracing::warn!(session = %key, %error, "the outbox could not be counted"),
+            let count = copies::count(&shared, &key).await;
+            if let Err(error) = &count {
+                tracing::warn!(session = %key, %error, "the outbox could not be counted");
             }
+            reply(&letters, SessionInput::PartsCounted(count.ok())).await;
         });
     }
 

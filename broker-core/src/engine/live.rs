@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::authors::admit;
 use super::door::AskError;
@@ -18,7 +18,7 @@ use super::registry::{self, Call, Letter, Load};
 use super::{Shared, router, sender, supervisor, vital};
 use crate::admission::Verdict;
 use crate::agent::AgentEvent;
-use crate::chat::{ChatMessage, PartBody, Person, ThreadKey};
+use crate::chat::{ChatMessage, ChatTime, PartBody, Person, ThreadKey};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::session::{Effect, NamedPost, PostFate, SessionInput, SessionMachine, Step};
@@ -92,6 +92,9 @@ struct Session {
     admissions: FuturesOrdered<BoxFuture<'static, Admitted>>,
     /// The same for commands, which go past the others.
     commands: FuturesUnordered<BoxFuture<'static, Admitted>>,
+    /// Those who wait to hear whether a `-stop` of the whole conversation has found something here: as long as there is no machine,
+    /// and messages are on their way to it. Bounded like the letters.
+    stops: Vec<(ChatTime, oneshot::Sender<bool>)>,
     quiet_since: Timestamp,
     /// Journal rows that this task has taken and not settled.
     unsettled: HashSet<JournalId>,
@@ -126,6 +129,7 @@ pub(super) fn start(
         machine: None,
         admissions: FuturesOrdered::new(),
         commands: FuturesUnordered::new(),
+        stops: Vec::new(),
         quiet_since: shared.parts.clock.now(),
         unsettled: HashSet::new(),
     });
@@ -233,6 +237,7 @@ impl Session {
 
     async fn work(&mut self) -> End {
         loop {
+            self.answer_stops();
             let quiet = self.is_quiet();
             self.shared.registry.set_load(&self.key, self.number, self.load_now());
             let deadline = self.machine.as_ref().and_then(SessionMachine::deadline);
@@ -291,6 +296,7 @@ impl Session {
                 let _ = answer.send(self.machine.is_some());
                 Ok(())
             }
+            Letter::Stop(at, answer) => self.stopped(at, answer).await,
             Letter::Call(call) => self.call(*call).await,
             Letter::Message(incoming) if self.admissions.len() + self.commands.len() >= MAX_ADMISSIONS => {
                 // It stays in the journal, and the router finds it again.
@@ -309,6 +315,29 @@ impl Session {
                     self.admissions.push_back(admission);
                 }
                 Ok(())
+            }
+        }
+    }
+
+    /// Somebody stops the whole conversation.
+    async fn stopped(&mut self, at: ChatTime, answer: oneshot::Sender<bool>) -> Result<(), End> {
+        let Some(machine) = &self.machine else {
+            // What is on its way here may begin the session, which is then born with the stop.
+            self.stops.push((at, answer));
+            return Ok(());
+        };
+        let is_news = machine.record().stopped_at < at;
+        self.step(SessionInput::StopElsewhere { at }).await?;
+        // Whoever asked may have gone away.
+        let _ = answer.send(is_news);
+        Ok(())
+    }
+
+    /// Answers those who stopped the whole conversation, once it is durable here or there is nothing to stop.
+    fn answer_stops(&mut self) {
+        if self.machine.is_some() || self.admissions.is_empty() {
+            for (_, answer) in self.stops.drain(..) {
+                let _ = answer.send(self.machine.is_some());
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Which sessions are live, and how something reaches one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, hash_map};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -8,7 +8,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::door::AskError;
 use super::{Shared, live, vital};
 use crate::agent::AgentThreadId;
-use crate::chat::{ConversationKey, ThreadKey};
+use crate::chat::{ChatTime, ConversationKey, ThreadKey};
 use crate::clock::Timestamp;
 use crate::sabotage::{Plant, planted};
 use crate::session::SessionInput;
@@ -31,6 +31,9 @@ pub(super) enum Letter {
     Input(Box<SessionInput>),
     /// An input of somebody who waits for it: answered once it is durable, with whether there is a session.
     Asked(Box<SessionInput>, oneshot::Sender<bool>),
+    /// Somebody wrote `-stop` at the top level of the direct message that the session is in. Answered once it is durable, with
+    /// whether there was something that had not been stopped by it before.
+    Stop(ChatTime, oneshot::Sender<bool>),
     /// Somebody beside the agent asks for what its tools can do.
     Call(Box<Call>),
     /// Nothing but the wish that the session is live.
@@ -74,8 +77,8 @@ struct Inner {
     /// In an order of its own, so that a run can be repeated.
     live: BTreeMap<ThreadKey, Entry>,
     threads: HashMap<AgentThreadId, ThreadKey>,
-    /// Journal rows that a session has and has not settled yet.
-    in_flight: HashSet<JournalId>,
+    /// Journal rows that are taken and not settled yet, each with the session that it was handed to.
+    in_flight: HashMap<JournalId, Option<ThreadKey>>,
     /// Sessions whose tasks have panicked: how often in a row, and until when they are left alone. Bounded by time.
     resting: HashMap<ThreadKey, (u32, Timestamp)>,
     next: u64,
@@ -133,12 +136,12 @@ impl Registry {
         self.inner().live.get(key).map(|entry| entry.letters.clone())
     }
 
-    /// The live sessions of a conversation in which something is going on.
+    /// The sessions of a conversation in which something is going on, or that a message was handed to.
     pub(super) fn busy_in(&self, conversation: &ConversationKey) -> Vec<ThreadKey> {
         let inner = self.inner();
-        let here = |key: &ThreadKey| key.conversation_key() == *conversation;
-        let busy = inner.live.iter().filter(|(key, entry)| entry.load != Load::Quiet && here(key));
-        busy.map(|(key, _)| key.clone()).collect()
+        let busy = inner.live.iter().filter(|(_, entry)| entry.load != Load::Quiet).map(|(key, _)| key);
+        let handed = inner.in_flight.values().flatten();
+        busy.chain(handed).filter(|key| key.conversation_key() == *conversation).cloned().collect()
     }
 
     pub(super) fn all(&self) -> Vec<mpsc::Sender<Letter>> {
@@ -187,7 +190,20 @@ impl Registry {
 
     /// Notes that a journal row is being handled; `false` when it already is.
     pub(super) fn take_in(&self, id: JournalId) -> bool {
-        self.inner().in_flight.insert(id)
+        match self.inner().in_flight.entry(id) {
+            hash_map::Entry::Occupied(_) => false,
+            hash_map::Entry::Vacant(free) => {
+                free.insert(None);
+                true
+            }
+        }
+    }
+
+    /// Notes which session a row that was taken in is handed to.
+    pub(super) fn hand_to(&self, id: JournalId, key: &ThreadKey) {
+        if let Some(session) = self.inner().in_flight.get_mut(&id) {
+            *session = Some(key.clone());
+        }
     }
 
     /// The row is settled, or shall be read from the journal again.
@@ -267,8 +283,21 @@ pub(super) fn try_send(shared: &Arc<Shared>, key: &ThreadKey, mut letter: Letter
 /// Hands an input to a session and waits until it is durable; says whether there is a session. Absent when it may not be
 /// durable: somebody has to try again.
 pub(super) async fn tell(shared: &Arc<Shared>, key: &ThreadKey, input: SessionInput) -> Option<bool> {
+    ask(shared, key, |answer| Letter::Asked(Box::new(input), answer)).await
+}
+
+/// Stops what a session was given before this moment; says whether there was something. Absent when it may not be durable.
+pub(super) async fn stop(shared: &Arc<Shared>, key: &ThreadKey, at: ChatTime) -> Option<bool> {
+    ask(shared, key, |answer| Letter::Stop(at, answer)).await
+}
+
+async fn ask(
+    shared: &Arc<Shared>,
+    key: &ThreadKey,
+    letter: impl FnOnce(oneshot::Sender<bool>) -> Letter,
+) -> Option<bool> {
     let (answer, told) = oneshot::channel();
-    try_send(shared, key, Letter::Asked(Box::new(input), answer)).ok()?;
+    try_send(shared, key, letter(answer)).ok()?;
     tokio::select! {
         biased;
         () = shared.ending.cancelled() => None,

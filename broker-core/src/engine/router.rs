@@ -65,6 +65,9 @@ pub(super) fn start(shared: &Arc<Shared>) -> Rows {
             tokio::select! {
                 biased;
                 () = shared.ending.cancelled() => return,
+                // Before the rows: these may never end.
+                _ = sweep.tick() => searched = searched.max(search(&shared, &mut order).await),
+                _ = prune.tick() => drop(shared.tasks.spawn(prune_journal(Arc::clone(&shared)))),
                 row = rows.recv() => match row {
                     Some(row) => order.push(row),
                     // The link is closed; sessions may still be at work.
@@ -75,8 +78,6 @@ pub(super) fn start(shared: &Arc<Shared>) -> Rows {
                 }
                 // Only reached when nothing waits in the queue.
                 () = more.notified() => searched = searched.max(search(&shared, &mut order).await),
-                _ = sweep.tick() => searched = searched.max(search(&shared, &mut order).await),
-                _ = prune.tick() => drop(shared.tasks.spawn(prune_journal(Arc::clone(&shared)))),
             }
             while let Some(row) = order.pop() {
                 let may_be_old = Some(row.id) <= searched;
@@ -247,11 +248,7 @@ async fn dispatch(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, fou
     let has_session = shared.registry.is_live(&key) || shared.parts.store.session(&key).await?.is_some();
     let opens = command.is_none() && (direct || message.mentions_self);
     if let Some(command) = command.filter(|_| !has_session) {
-        // It leaves no row by which the other could be known, so it is answered to one of the two alone.
-        if found {
-            return settle(shared, id, JournalFate::Ignored { reason: "a command to nobody".to_owned() }).await;
-        }
-        return commands::without_session(shared, id, message, command).await;
+        return commands::without_session(shared, id, message, (command, found)).await;
     }
     if !has_session && !opens {
         let fate = match message.thread_root {
@@ -287,6 +284,7 @@ async fn amend(shared: &Arc<Shared>, id: JournalId, message: ChatMessage, change
 
 fn send(shared: &Arc<Shared>, key: &ThreadKey, incoming: live::Incoming) {
     let id = incoming.journal;
+    shared.registry.hand_to(id, key);
     let letter = Letter::Message(Box::new(incoming));
     if registry::try_send(shared, key, letter).is_err() {
         shared.registry.let_go([id]);

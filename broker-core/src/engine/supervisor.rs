@@ -81,7 +81,7 @@ pub(super) fn unheard(shared: &Arc<Shared>, letter: Letter) {
             let _ = call.answer.send(Err(AskError::Busy));
         }
         // Whoever asked hears of it by the end of the channel.
-        Letter::Asked(..) | Letter::Wake | Letter::Anew => {}
+        Letter::Asked(..) | Letter::Stop(..) | Letter::Wake | Letter::Anew => {}
     }
 }
 

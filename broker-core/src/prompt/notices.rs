@@ -1,11 +1,17 @@
 //! What the broker says for itself: to people in short plain English, to the agent in full.
 
 use crate::agent::FailureCause;
+use crate::store::PostId;
 
 use super::block;
 
 /// The answer to a `-stop` that stopped something.
 pub const STOPPED: &str = "Stopped the current run.";
+/// The answer to a `-stop` of a whole conversation, of which some thread could not be told yet.
+pub fn stopped_in_part(any: bool) -> String {
+    let stopped = if any { format!("{STOPPED} ") } else { String::new() };
+    format!("{stopped}A thread of this conversation cannot be reached right now; it is stopped as soon as it can be.")
+}
 /// The answer to a `-stop` that found nothing to stop.
 pub const NOTHING_TO_STOP: &str = "No active run to stop.";
 /// The answer to a `-stop` that came when the agent was already at work on newer messages.
@@ -14,6 +20,13 @@ pub const STOP_CAME_LATE: &str = "This `-stop` came late: the agent is at work o
 /// The answer to a tool call of a run that a person has stopped.
 pub const STOPPED_BY_PERSON: &str =
     "A person stopped this run with `-stop`; nothing was done. End the turn now, without further tool calls.";
+/// The answer to whoever waits for a post of a run that a person has stopped.
+pub fn stopped_while_posting(post: &PostId) -> String {
+    format!(
+        "A person stopped this run while the post {post} was on its way: what of it was not sent yet is not sent any more. End \
+         the turn now, without further tool calls."
+    )
+}
 /// The answer to a command that asked for something in a turn, when that turn is over.
 pub const TURN_OVER: &str = "the turn in which this was asked for is over; nothing was posted";
 /// The answer to a post that would be one more of very many that wait.
@@ -141,6 +154,14 @@ pub fn history_lost() -> String {
 pub fn runtime_unavailable(why: &str) -> String {
     format!(
         "The agent cannot be reached right now ({}). Your message is kept and given to it as soon as it answers.",
+        reason(why)
+    )
+}
+
+/// A run does not hear that it shall stop.
+pub fn not_interrupted(why: &str) -> String {
+    format!(
+        "The run could not be stopped yet ({}). That is tried again; what is written meanwhile waits for its end.",
         reason(why)
     )
 }

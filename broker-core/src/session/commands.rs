@@ -67,9 +67,8 @@ impl SessionMachine {
         match command {
             Command::Stop => {}
             _ if was_command => return,
-            Command::New => {}
-            // It is nothing for the agent any more.
-            Command::Help | Command::Status | Command::Retry => {
+            // It is nothing for the agent any more, in no conversation.
+            Command::Help | Command::Status | Command::Retry | Command::New => {
                 self.deleted(None, message.clone(), Some(known), now, draft);
             }
         }
@@ -150,14 +149,11 @@ impl SessionMachine {
 
     /// Gives the agent's conversation up: what runs is stopped, and whatever is given next begins another one.
     fn begin_anew(&mut self, at: ChatTime, now: Timestamp, draft: &mut Draft) -> String {
-        let given = self.inbox.iter().any(|row| row.state == InboxState::Given);
-        if self.newest_given > at && (self.turn.is_some() || given) {
+        let ran = self.is_under_way();
+        if self.newest_given > at && ran {
             return prompt::NEW_CAME_LATE.to_owned();
         }
-        let ran = self.turn.is_some() || given;
         self.take_back(TakeBack::UnderWay, at, now, draft);
-        // What a turn that is over has said is still said.
-        draft.drop_queued_parts &= ran;
         let stopped = if ran { format!("{} ", prompt::STOPPED) } else { String::new() };
         let Some(thread) = self.record.agent_thread.take() else {
             return format!("{stopped}{}", prompt::NOTHING_TO_RENEW);
@@ -198,8 +194,7 @@ impl SessionMachine {
             Link::Opening { .. } => return,
             Link::Open { .. } => {
                 let given = self.inbox.iter().any(|row| row.state == InboxState::Given);
-                let interrupting = self.interrupting.is_some() || self.interrupt_again.is_some();
-                let stopping = interrupting || self.stop_until.is_some();
+                let stopping = self.interrupting.is_some() || self.stop_until.is_some();
                 // What was taken back on its way there may begin a turn all the same.
                 let on_its_way = given || !self.unanswered.is_empty();
                 if self.turn.is_some() || stopping || self.settling.is_some() || on_its_way {

@@ -14,7 +14,7 @@ use crate::store::{Backfill, ContextMessage, InboxKind, InboxRow, InboxState, Po
 /// The longest wait between two tries to open the agent's thread.
 const OPEN_BACK_OFF: Duration = Duration::from_secs(60);
 /// The thread is told that the agent cannot be reached after this many tries.
-const TELL_AFTER: u32 = 4;
+pub(super) const TELL_AFTER: u32 = 4;
 /// An input that got no answer is looked up after this time, when no barrier has decided it before.
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(5 * 60);
 /// Inputs in doubt whose fate cannot be read this often are parked, and the thread is told.
@@ -67,7 +67,6 @@ impl SessionMachine {
     pub(super) fn may_give(&self) -> bool {
         self.settling.is_none()
             && self.interrupting.is_none()
-            && self.interrupt_again.is_none()
             && self.stop_until.is_none()
             && self.knowledge.leaving.is_none()
     }
@@ -572,7 +571,7 @@ impl SessionMachine {
         self.drop_agent_calls();
         self.settling = None;
         self.interrupting = None;
-        self.interrupt_again = None;
+        self.presumed_ended = None;
         self.stop_until = None;
     }
 }

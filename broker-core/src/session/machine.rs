@@ -69,9 +69,12 @@ pub(super) struct PendingCall {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Interrupting {
     pub(super) turn: TurnId,
+    /// When it counts as ended; when it is told again, if it did not hear.
     pub(super) until: Timestamp,
     /// The watchdog did it, not a person.
     pub(super) idle: bool,
+    /// The runtime did not hear of it.
+    pub(super) unheard: bool,
     /// How often it was tried in vain.
     pub(super) failures: u32,
 }
@@ -94,6 +97,8 @@ pub struct Birth {
     pub folder: String,
     /// The conversation's name, when known.
     pub channel_name: Option<String>,
+    /// What was written before this is stopped: nothing, or a `-stop` of the whole conversation that came before the session.
+    pub stopped_at: ChatTime,
 }
 
 /// The state machine of one thread. See the [module](super).
@@ -134,13 +139,16 @@ pub struct SessionMachine {
     pub(super) pinning: BTreeMap<PostId, Vec<Caller>>,
     /// How many files are being copied.
     pub(super) pins: usize,
-    /// How many parts are not yet sent, as far as it is known here. What is dropped makes it too high until it is counted.
+    /// How many parts are not yet sent, as far as it is known here. What is dropped makes it too high, what was sent before the
+    /// machine was loaded too low, until it is counted.
     pub(super) open_parts: usize,
+    /// While they are being counted: how many were planned since.
+    pub(super) planned_since_count: Option<usize>,
     /// Posts that were refused lately: the store says so a moment after the session heard of it. Bounded.
     pub(super) refused: VecDeque<PostOutcome>,
     pub(super) interrupting: Option<Interrupting>,
-    /// A `-stop` of which the runtime did not hear: when it is told again, and how often it was told in vain.
-    pub(super) interrupt_again: Option<(Timestamp, u32)>,
+    /// The turn that counted as ended without a word of its end, as long as none has begun after it.
+    pub(super) presumed_ended: Option<TurnId>,
     pub(super) stop_until: Option<Timestamp>,
     pub(super) progress_at: Timestamp,
     pub(super) slot: Slot,
@@ -229,7 +237,7 @@ impl SessionMachine {
             agent_confirmed: false,
             running_turn: None,
             watermark: message.at,
-            stopped_at: ChatTime::ZERO,
+            stopped_at: birth.stopped_at,
             last_notice: None,
             people: Vec::new(),
             status_shown: false,
@@ -272,9 +280,10 @@ impl SessionMachine {
             pinning: BTreeMap::new(),
             pins: 0,
             open_parts: 0,
+            planned_since_count: None,
             refused: VecDeque::new(),
             interrupting: None,
-            interrupt_again: None,
+            presumed_ended: None,
             stop_until: None,
             progress_at: now,
             slot: Slot::None,
@@ -354,6 +363,8 @@ impl SessionMachine {
             }
             SessionInput::Command { arrival, command } => self.commanded(arrival, command, now, draft),
             SessionInput::Seen(seen) => self.saw(seen),
+            // It comes again when another session could not be told of it.
+            SessionInput::StopElsewhere { at } if at <= self.record.stopped_at => {}
             SessionInput::StopElsewhere { at } => {
                 self.take_back(TakeBack::All, at, now, draft);
             }
@@ -363,11 +374,11 @@ impl SessionMachine {
             SessionInput::Fetched { row, files } => self.fetched(&row, files, draft),
             SessionInput::Submitted { row, result } => self.submitted(&row, result, now, draft),
             SessionInput::Fates(result) => self.fates(result, now, draft),
-            SessionInput::Interrupted { turn, result } => self.interrupted(&turn, result, now),
+            SessionInput::Interrupted { turn, result } => self.interrupted(&turn, result, now, draft),
             SessionInput::SlotGranted => self.slot_granted(),
             SessionInput::Agent(event) => self.agent(event, now, draft),
             SessionInput::Pinned { pin, result } => self.pinned(pin, result, now, draft),
-            SessionInput::PartsCounted(count) => self.open_parts = count,
+            SessionInput::PartsCounted(count) => self.parts_counted(count),
             SessionInput::PostSettled(outcome) => self.post_settled(&outcome, now, draft),
             SessionInput::StatusSettled { generation } => self.status_settled(generation, draft),
             SessionInput::Tick => self.tick(now, draft),
@@ -401,7 +412,7 @@ impl SessionMachine {
         commit.drop_queued_parts = draft.drop_queued_parts;
         let mut effects = draft.effects;
         if draft.drop_queued_parts && self.open_parts > 0 {
-            effects.push(Effect::CountParts);
+            self.count_parts(&mut effects);
         }
         commit.read = draft.read;
         if draft.record || !commit.is_empty() {
@@ -540,8 +551,7 @@ impl SessionMachine {
         let interrupting = self.interrupting.as_ref().map(|interrupting| interrupting.until);
         let call = self.calls.iter().map(|call| call.until).min();
         let waiting = self.waiting_untold();
-        let again = self.interrupt_again.map(|(at, _)| at);
-        let all = [link, row, idle, forgotten, settling, interrupting, again, call, waiting, self.stop_until];
+        let all = [link, row, idle, forgotten, settling, interrupting, call, waiting, self.stop_until];
         all.into_iter().flatten().min()
     }
 
@@ -572,13 +582,13 @@ impl SessionMachine {
 
     /// Begins to interrupt a turn.
     pub(super) fn interrupt(&mut self, turn: &TurnId, idle: bool, now: Timestamp, draft: &mut Draft) {
-        if self.interrupting.as_ref().is_some_and(|known| known.turn == *turn) {
+        if self.interrupting.as_ref().is_some_and(|known| known.turn == *turn && !known.unheard) {
             return;
         }
         if let Link::Open { thread, .. } = &self.link {
             draft.effects.push(Effect::Interrupt { thread: thread.clone(), turn: turn.clone() });
             let until = now.plus(INTERRUPT_LIMIT);
-            self.interrupting = Some(Interrupting { turn: turn.clone(), until, idle, failures: 0 });
+            self.interrupting = Some(Interrupting { turn: turn.clone(), until, idle, unheard: false, failures: 0 });
         }
     }
 

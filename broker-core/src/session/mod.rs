@@ -242,8 +242,8 @@ pub enum SessionInput {
     },
     /// The sender is through with a post.
     PostSettled(PostOutcome),
-    /// The answer to [`Effect::CountParts`]: how many parts of the thread are not yet sent.
-    PartsCounted(usize),
+    /// The answer to [`Effect::CountParts`]: how many parts of the thread are not yet sent. Absent when that could not be told.
+    PartsCounted(Option<usize>),
     /// Nothing stands beside the thread any more.
     StatusSettled {
         /// The effect that asked for it.
@@ -437,8 +437,10 @@ pub const TOOL_ANSWER_LIMIT: Duration = Duration::from_secs(20);
 pub const NOTICE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// A turn that starts within this time after `-stop` is interrupted too.
 pub const STOP_WINDOW: Duration = Duration::from_secs(2);
-/// An interrupted turn that does not report its end within this time counts as ended.
-pub const INTERRUPT_LIMIT: Duration = Duration::from_secs(10);
-
+/// An interrupted turn counts as ended after this time, when the runtime says nothing at all. A runtime answers within it,
+/// whatever happens: what it has not heard is told again.
+pub const INTERRUPT_LIMIT: Duration = Duration::from_secs(30);
+/// A turn counts as ended this long after the runtime said that it is interrupted or does not run.
+pub const END_LIMIT: Duration = Duration::from_secs(5);
 /// The longest wait before an interrupt is tried again that got no answer.
 pub const INTERRUPT_BACK_OFF: Duration = Duration::from_secs(30);

@@ -50,6 +50,26 @@ impl SessionMachine {
         }
     }
 
+    /// Whether a row was taken up and is looked up before it is given, if it is.
+    pub(super) fn is_asked(&self, row: &InboxRow) -> bool {
+        let settling = self.settling.iter().flat_map(|settling| &settling.ids);
+        self.asked.contains(&row.id)
+            || settling.into_iter().any(|(id, barrier)| *id == row.id && *barrier == Barrier::Asked)
+    }
+
+    /// The conversation in which they would be looked up is given up: what was taken up waits for the next one.
+    pub(super) fn wait_again(&mut self, now: Timestamp, draft: &mut Draft) {
+        for index in 0..self.inbox.len() {
+            if self.inbox[index].state == InboxState::Given && self.is_asked(&self.inbox[index]) {
+                let row = &mut self.inbox[index];
+                (row.state, row.not_before) = (InboxState::Queued, now);
+                draft.row(row);
+                let id = &row.id;
+                self.asked.retain(|asked| asked != id);
+            }
+        }
+    }
+
     /// Looks up what was taken up and may be with the agent.
     pub(super) fn settle_asked(&mut self, draft: &mut Draft) {
         if self.settling.is_some() || self.asked.is_empty() || !matches!(self.link, Link::Open { .. }) {

@@ -102,6 +102,9 @@ impl SessionMachine {
         let post = named.unwrap_or_else(|| PostId::new(format!("{}-p{number}", self.record.id)));
         let of = u32::try_from(bodies.len()).unwrap_or(u32::MAX);
         self.open_parts += bodies.len();
+        if let Some(planned) = &mut self.planned_since_count {
+            *planned += bodies.len();
+        }
         if turn.is_some()
             && let Some(first) = bodies.first()
         {
@@ -224,14 +227,14 @@ impl SessionMachine {
         now: Timestamp,
         draft: &mut Draft,
     ) {
-        if matches!(command, ToolCommand::Post { .. } | ToolCommand::File(_)) && self.open_parts >= MAX_OPEN_PARTS {
-            // Some may have been dropped.
-            draft.effects.push(Effect::CountParts);
-            return answer(
-                caller,
-                ToolAnswer::refused("too_many_open_posts", prompt::too_many_open(self.open_parts)),
-                draft,
-            );
+        if matches!(command, ToolCommand::Post { .. } | ToolCommand::File(_)) {
+            if self.open_parts >= MAX_OPEN_PARTS / 2 {
+                self.count_parts(&mut draft.effects);
+            }
+            if self.open_parts >= MAX_OPEN_PARTS {
+                let message = prompt::too_many_open(self.open_parts);
+                return answer(caller, ToolAnswer::refused("too_many_open_posts", message), draft);
+            }
         }
         match command {
             ToolCommand::Help => answer(caller, ToolAnswer::Text(thread_tools::help()), draft),
@@ -358,6 +361,20 @@ impl SessionMachine {
             self.signal(wish.kind, wish.reason, draft);
         }
         self.calls.extend(callers.into_iter().map(|caller| PendingCall { caller, post: post.clone(), until }));
+    }
+
+    /// Asks how many parts are not yet sent.
+    pub(super) fn count_parts(&mut self, effects: &mut Vec<Effect>) {
+        if self.planned_since_count.is_none() {
+            self.planned_since_count = Some(0);
+            effects.push(Effect::CountParts);
+        }
+    }
+
+    /// They were counted, at some moment since that was asked for.
+    pub(super) fn parts_counted(&mut self, count: Option<usize>) {
+        let planned = self.planned_since_count.take().unwrap_or_default();
+        self.open_parts = count.map_or(self.open_parts, |count| count + planned);
     }
 
     fn signal(&mut self, kind: PostKind, reason: Option<String>, draft: &mut Draft) {

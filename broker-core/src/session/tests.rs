@@ -44,7 +44,8 @@ fn a_first_message_opens_the_thread_and_is_given_once_it_is_open() {
 #[test]
 fn a_mention_inside_a_thread_waits_for_its_history() {
     let now = Timestamp::from_millis(0);
-    let birth = Birth { id: SessionId::new("s"), folder: "f".to_owned(), channel_name: None };
+    let birth =
+        Birth { id: SessionId::new("s"), folder: "f".to_owned(), channel_name: None, stopped_at: ChatTime::ZERO };
     let first = arrival(200, "look at this", Some("100"));
     let mut machine = SessionMachine::begin(around(), Fence(1), birth, &first, now);
     let step = machine.handle(SessionInput::Message(first), now);
@@ -429,6 +430,8 @@ fn a_stop_of_which_the_runtime_did_not_hear_is_told_again() {
         assert!(has_interrupt(&rig.pass(wait)), "{failures}");
     }
     unheard(&mut rig);
+    let told = prompt::not_interrupted("no answer");
+    assert_eq!(rig.posted().iter().filter(|(_, text)| *text == told).count(), 1, "{:?}", rig.posted());
     let effects = rig.end("t1", TurnOutcome::Completed { final_text: Some("done".to_owned()) });
     assert!(!given(&effects).is_empty(), "the end of the turn ends that too");
     assert!(!has_interrupt(&rig.pass(Duration::from_secs(60))));
@@ -552,6 +555,34 @@ fn an_interrupt_without_an_end_ends_the_turn_after_a_while() {
     rig.say(102, "next");
     assert_eq!(given(&rig.pass(INTERRUPT_LIMIT)).len(), 1);
     assert_eq!(rig.turns[&TurnId::new("t1")].ended.unwrap().1, crate::store::TurnEnd::Interrupted);
+    // Once it is known that it was interrupted, the word of its end is all that is missing.
+    for result in [Ok(()), Err(InterruptError::NotRunning)] {
+        let mut rig = Rig::running();
+        rig.stop(101);
+        rig.say(102, "next");
+        rig.step(SessionInput::Interrupted { turn: TurnId::new("t1"), result });
+        assert_eq!(given(&rig.pass(END_LIMIT)).len(), 1);
+    }
+}
+
+#[test]
+fn a_turn_that_counted_as_ended_and_runs_on_is_stopped_again() {
+    let mut rig = Rig::running();
+    rig.stop(101);
+    rig.pass(INTERRUPT_LIMIT);
+    let id = given(&rig.say(110, "go on")).remove(0);
+    // The runtime joins it to the turn that it still runs.
+    let effects = rig.accept(&id, "t1");
+    assert!(has_interrupt(&effects) && rig.machine.is_running());
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::ReadFates { .. })), "{effects:?}");
+    let effects = rig.end("t1", TurnOutcome::Interrupted);
+    assert!(effects.contains(&Effect::ReadFates { thread: AgentThreadId::new("th"), ids: vec![InputId::new(&id)] }));
+    assert_eq!(given(&rig.step(fates(&[(&id, Fate::Absent)]))), [id.as_str()], "now it is known not to have it");
+    rig.accept(&id, "t2");
+    rig.record(&id, "t2");
+    // A word of it that comes late means nothing any more.
+    rig.end("t1", TurnOutcome::Interrupted);
+    assert!(rig.machine.is_running());
 }
 
 #[test]

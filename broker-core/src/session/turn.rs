@@ -1,8 +1,9 @@
 //! The life of a turn: how it begins, how it ends and what is said of that, what a `-stop` takes back.
 
-use super::machine::{Barrier, Draft, Link, back_off};
+use super::delivery::TELL_AFTER;
+use super::machine::{Barrier, Draft, Link, PendingCall, back_off};
 use super::speech::answer;
-use super::{Effect, INTERRUPT_BACK_OFF, STOP_WINDOW, SessionMachine};
+use super::{END_LIMIT, Effect, INTERRUPT_BACK_OFF, STOP_WINDOW, SessionMachine};
 use crate::agent::{InputId, InterruptError, TurnId, TurnOutcome};
 use crate::chat::ChatTime;
 use crate::clock::Timestamp;
@@ -45,6 +46,10 @@ impl Stopped {
 impl SessionMachine {
     /// A turn is known to run.
     pub(super) fn adopt(&mut self, turn: &TurnId, now: Timestamp, draft: &mut Draft) {
+        let revived = self.turn.is_none() && self.presumed_ended.take_if(|presumed| presumed == turn).is_some();
+        if revived {
+            self.ended.retain(|ended| ended != turn);
+        }
         if self.ended.contains(turn) || self.turn.as_ref().is_some_and(|known| known.id == *turn) {
             return;
         }
@@ -58,7 +63,7 @@ impl SessionMachine {
             (Link::Open { thread, .. }, _) | (_, Some(thread)) => thread.clone(),
             _ => return,
         };
-        let stopped = self.stop_until.is_some_and(|until| until > now);
+        let stopped = revived || self.stop_until.is_some_and(|until| until > now);
         let row = TurnRow {
             id: turn.clone(),
             session: self.key().clone(),
@@ -97,7 +102,7 @@ impl SessionMachine {
         turn.ended = Some((now, end));
         draft.turn(&turn);
         self.remember_ended(&turn.id);
-        self.interrupt_again = None;
+        self.interrupting.take_if(|known| known.turn == turn.id);
         self.idle_hands();
         if self.record.running_turn.as_ref() == Some(&turn.id) {
             self.record.running_turn = None;
@@ -109,11 +114,12 @@ impl SessionMachine {
     /// A turn has ended.
     pub(super) fn turn_ended(&mut self, id: &TurnId, outcome: TurnOutcome, now: Timestamp, draft: &mut Draft) {
         if self.ended.contains(id) {
+            self.presumed_ended.take_if(|presumed| presumed == id);
             return;
         }
         self.adopt(id, now, draft);
         let Some(turn) = self.turn.take() else { return };
-        let idle = self.interrupting.take_if(|known| known.turn == *id).is_some_and(|known| known.idle);
+        let idle = self.interrupting.as_ref().is_some_and(|known| known.turn == *id && known.idle);
         let end = match &outcome {
             TurnOutcome::Completed { .. } => TurnEnd::Completed,
             TurnOutcome::Interrupted => TurnEnd::Interrupted,
@@ -186,32 +192,47 @@ impl SessionMachine {
     }
 
     /// The runtime answered to an interrupt. The end of the turn is its own event, or a deadline stands in for it.
-    pub(super) fn interrupted(&mut self, turn: &TurnId, result: Result<(), InterruptError>, now: Timestamp) {
-        let Some(known) = self.interrupting.as_ref().filter(|known| known.turn == *turn && !known.idle) else { return };
+    pub(super) fn interrupted(
+        &mut self,
+        turn: &TurnId,
+        result: Result<(), InterruptError>,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        let Some(known) = self.interrupting.as_mut().filter(|known| known.turn == *turn && !known.unheard) else {
+            return;
+        };
         match result {
             // Mostly the process is about to be replaced, and the turn is cut then. But one may live on, and the agent would be
             // at work on what a person has stopped.
-            Err(InterruptError::Unavailable { .. }) => {
-                let failures = known.failures + 1;
-                self.interrupting = None;
-                self.interrupt_again = Some((now.plus(back_off(failures, INTERRUPT_BACK_OFF)), failures));
+            Err(InterruptError::Unavailable { reason }) => {
+                known.unheard = true;
+                known.failures = known.failures.saturating_add(1);
+                known.until = now.plus(back_off(known.failures, INTERRUPT_BACK_OFF));
+                if known.failures == TELL_AFTER {
+                    self.notify("interrupt", &prompt::not_interrupted(&reason), now, draft);
+                }
             }
-            Ok(()) | Err(InterruptError::NotRunning) => {}
+            // The word of its end is on its way, if it is not here already.
+            Ok(()) | Err(InterruptError::NotRunning) => known.until = known.until.min(now.plus(END_LIMIT)),
         }
     }
 
     /// Interrupts a turn that gives no sign of life, and ends one that does not report its end.
     pub(super) fn watch_turn(&mut self, now: Timestamp, draft: &mut Draft) {
-        if let Some(late) = self.interrupting.take_if(|known| known.until <= now) {
-            self.interrupting = Some(late.clone());
-            self.turn_ended(&late.turn, TurnOutcome::Interrupted, now, draft);
-            self.interrupting = None;
-        }
-        if let Some((_, failures)) = self.interrupt_again.take_if(|(at, _)| *at <= now) {
-            self.interrupt_stopped(now, draft);
-            if let Some(interrupting) = &mut self.interrupting {
-                interrupting.failures = failures;
+        match self.interrupting.clone().filter(|known| known.until <= now) {
+            Some(known) if known.unheard => {
+                self.interrupt(&known.turn, known.idle, now, draft);
+                if let Some(again) = &mut self.interrupting {
+                    again.failures = known.failures;
+                }
             }
+            Some(late) => {
+                self.turn_ended(&late.turn, TurnOutcome::Interrupted, now, draft);
+                self.interrupting = None;
+                self.presumed_ended = Some(late.turn);
+            }
+            None => {}
         }
         let idle_at = self.progress_at.plus(self.around.turn_idle);
         if let Some(turn) = &self.turn
@@ -224,6 +245,12 @@ impl SessionMachine {
         }
     }
 
+    /// Whether a turn runs, or the agent is being given something that may begin one.
+    pub(super) fn is_under_way(&self) -> bool {
+        let given = |row: &InboxRow| row.state == InboxState::Given && !self.is_asked(row);
+        self.turn.is_some() || self.inbox.iter().any(given)
+    }
+
     /// Takes back what was said before `at` and not yet answered: all of it, or what is under way.
     ///
     /// A `-stop` that comes late finds the agent at work on what was written after it. What runs then is not meant by it, nor
@@ -234,9 +261,14 @@ impl SessionMachine {
         if all {
             self.record.stopped_at = self.record.stopped_at.max(at);
         }
+        // What a turn that is over has said is not under way.
+        let speech = all || self.is_under_way();
         self.record.last_activity = now;
         draft.record = true;
-        draft.drop_queued_parts = !late;
+        draft.drop_queued_parts = speech && !late;
+        if !all {
+            self.wait_again(now, draft);
+        }
         let mut starting = Vec::new();
         let mut any = self.turn.is_some() && !late;
         let mut index = 0;
@@ -267,7 +299,7 @@ impl SessionMachine {
             draft.row(&InboxRow { state: InboxState::Cancelled, ..row });
         }
         if let Some(settling) = &mut self.settling {
-            settling.ids.retain(|(id, _)| self.inbox.iter().any(|row| row.id == *id));
+            settling.ids.retain(|(id, _)| self.inbox.iter().any(|row| row.id == *id && row.state == InboxState::Given));
         }
         let emptied = self.settling.take_if(|settling| settling.ids.is_empty());
         // Nothing is left to wait for before it is said how the turn left off that was cut.
@@ -286,7 +318,9 @@ impl SessionMachine {
                 (false, false) => Stopped::Nothing,
             };
         }
-        self.refuse_calls(draft);
+        if speech {
+            self.refuse_calls(draft);
+        }
         if !starting.is_empty() {
             self.remember_taken_back(&starting);
             draft.effects.push(Effect::DropSubmits { rows: starting });
@@ -324,9 +358,10 @@ impl SessionMachine {
         }
     }
 
+    /// Answers those who wait for posts that were taken back. What was being sent already may arrive.
     fn refuse_calls(&mut self, draft: &mut Draft) {
-        for call in self.calls.drain(..) {
-            answer(call.caller, ToolAnswer::refused("stopped", prompt::STOPPED_BY_PERSON), draft);
+        for PendingCall { caller, post, .. } in self.calls.drain(..) {
+            answer(caller, ToolAnswer::refused("stopped", prompt::stopped_while_posting(&post)), draft);
         }
     }
 }

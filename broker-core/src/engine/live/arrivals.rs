@@ -78,11 +78,12 @@ impl Session {
             }
             (true, _) => self.step(SessionInput::Message(arrival)).await,
             (false, Some(command)) => {
-                let fate = commands::fate(command, &arrival.message);
+                self.settle(journal, commands::fate(command, &arrival.message)).await?;
                 if !found {
-                    commands::answer(&self.shared, &arrival.message, command).await;
+                    let (shared, message) = (Arc::clone(&self.shared), arrival.message);
+                    self.shared.tasks.spawn(async move { commands::answer(&shared, &message, command).await });
                 }
-                self.settle(journal, fate).await
+                Ok(())
             }
             (false, None) if opens && arrival.instructs => self.begin(arrival, channel_name).await,
             (false, None) if opens => {
@@ -122,6 +123,7 @@ impl Session {
             id: SessionId::new(self.shared.parts.ids.next()),
             folder: crate::workspace::folder(&self.key, self.shared.settings.home.as_ref()),
             channel_name,
+            stopped_at: self.stops.iter().map(|(at, _)| *at).max().unwrap_or_default(),
         };
         let now = self.shared.parts.clock.now();
         let at = first.message.at;
@@ -168,6 +170,7 @@ impl Session {
                 }
             });
         } else {
+            self.shared.registry.hand_to(row.id, &self.key);
             self.unsettled.insert(row.id);
             let command = Command::read(&message).filter(|_| change == Change::New);
             let found = recovery::is_found(&row.envelope);

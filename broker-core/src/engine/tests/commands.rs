@@ -37,6 +37,60 @@ async fn a_stop_at_the_top_of_a_direct_message_reaches_every_thread_of_it() {
     assert_eq!(house.chat.posts(&stop).len(), 1);
 }
 
+/// Each message at the top of a direct message is a thread of its own, so nothing is there yet that could be stopped.
+#[tokio::test]
+async fn a_stop_right_behind_a_direct_message_reaches_it_on_its_way() {
+    for _ in 0..10 {
+        let house = House::new(|_| vec![Act::Pause]).await;
+        let one = house.chat.say("D1", None, "U1", "one");
+        let stop = house.chat.say("D1", None, "U1", "-stop");
+        assert_eq!(house.posts(&stop, 1).await, [prompt::STOPPED]);
+        house.until("it is in the inbox", |house| !house.store.inbox(&one).is_empty()).await;
+        house.until("nothing is open", |house| house.broker().shared.registry.busy() == 0).await;
+        assert_eq!(house.store.inbox(&one)[0].state, InboxState::Cancelled);
+        // The thread is there for whoever writes in it.
+        house.chat.say("D1", Some(&one.root), "U1", "two");
+        house.until("it is given", |house| house.times_given("two") == 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_of_a_direct_message_that_no_event_told_of_is_found() {
+    let mut house = House::new(|_| vec![Act::Pause]).await;
+    house.broker = None;
+    house.agent.crash().await;
+    house.agent = house.agent.successor();
+    let one = house.chat.seed("D1", None, "U1", "one");
+    let stop = house.chat.seed("D1", None, "U1", "-stop");
+    house.chat.seed("D1", None, "U1", "two");
+    house.start().await;
+    house.until("what came after it runs", |house| house.times_given("two") == 1).await;
+    house.until("all is settled", |house| house.counts().journal_unread == 0).await;
+    assert_eq!(house.store.inbox(&one)[0].state, InboxState::Cancelled);
+    assert_eq!(house.posts(&stop, 1).await, [prompt::STOPPED]);
+    // Nothing is stopped, and nobody is told, when the next broker finds it again.
+    house.restart().await;
+    house.first_pass().await;
+    house.until("all is settled", |house| house.counts().journal_unread == 0).await;
+    assert_eq!(house.chat.posts(&stop).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_of_a_direct_message_does_not_wait_for_a_thread_that_is_left_alone() {
+    let house = House::new(|_| vec![Act::Pause]).await;
+    let [ill, well] = ["one", "two"].map(|text| house.chat.say("D1", None, "U1", text));
+    house.until("both run", |house| house.agent.given().len() == 2).await;
+    let until = house.broker().shared.registry.fell(&ill, house.clock.now());
+    let stop = house.chat.say("D1", None, "U1", "-stop");
+    assert_eq!(house.posts(&stop, 1).await, [prompt::stopped_in_part(true)]);
+    let is_stopped = |house: &House, thread: &ThreadKey| house.record(thread).unwrap().stopped_at > ChatTime::ZERO;
+    assert!(is_stopped(&house, &well) && !is_stopped(&house, &ill));
+    house.clock.sleep_until(until).await;
+    house.until("it is stopped too", |house| is_stopped(house, &ill)).await;
+    house.until("all is settled", |house| house.counts().journal_unread == 0).await;
+    assert_eq!(house.chat.posts(&stop).len(), 1);
+}
+
 /// Whoever listens to a conversation no longer cannot end what begins there.
 #[tokio::test]
 async fn a_conversation_that_may_yet_take_something_is_not_closed_when_it_is_given_up() {

@@ -287,18 +287,77 @@ fn a_new_conversation_is_not_begun_behind_what_was_written_since() {
 
 #[test]
 fn a_message_that_becomes_a_command_is_one_and_a_command_that_changes_is_done() {
-    let mut rig = Rig::begun();
-    rig.say(105, "what is up");
-    let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued };
-    rig.step(SessionInput::Edited { arrival: arrival(105, "-status", Some("100")), known });
-    assert_eq!(rig.state("s-i2"), InboxState::Cancelled);
-    assert!(last_notice(&rig).contains("Status"));
-    let posts = rig.posted().len();
-    let known = KnownMessage { kind: InboxKind::Command, state: InboxState::Delivered };
-    for text in ["-status", "-new", "text"] {
+    for (text, answer) in
+        [("-help", "-retry"), ("-status", "Status"), ("-new", "no conversation"), ("-retry", "nothing to retry")]
+    {
+        let mut rig = Rig::begun();
+        rig.say(105, "what is up");
+        let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued };
         rig.step(SessionInput::Edited { arrival: arrival(105, text, Some("100")), known });
+        assert_eq!(rig.state("s-i2"), InboxState::Cancelled, "{text}");
+        assert!(last_notice(&rig).contains(answer), "{text}: {}", last_notice(&rig));
+        let posts = rig.posted().len();
+        let known = KnownMessage { kind: InboxKind::Command, state: InboxState::Delivered };
+        for text in ["-status", "-new", "text"] {
+            rig.step(SessionInput::Edited { arrival: arrival(105, text, Some("100")), known });
+        }
+        assert_eq!(rig.posted().len(), posts);
+        assert_eq!(rig.machine.record().stopped_at, ChatTime::ZERO);
+        assert!(rig.machine.rows().inbox.iter().all(|row| row.backfill == Backfill::None));
     }
-    assert_eq!(rig.posted().len(), posts);
-    assert_eq!(rig.machine.record().stopped_at, ChatTime::ZERO);
-    assert!(rig.machine.rows().inbox.iter().all(|row| row.backfill == Backfill::None));
+}
+
+#[test]
+fn what_was_made_a_command_is_not_given_to_the_next_conversation() {
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("done"));
+    rig.step(SessionInput::Agent(AgentEvent::Down { epoch: Epoch(1), reason: String::new() }));
+    rig.say(105, "delete the old branch");
+    let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued };
+    rig.step(SessionInput::Edited { arrival: arrival(105, "-new", Some("100")), known });
+    assert_eq!(last_notice(&rig), prompt::begun_anew(0));
+    assert!(rig.machine.rows().inbox.is_empty(), "{:?}", rig.machine.rows().inbox);
+}
+
+#[test]
+fn a_new_conversation_takes_no_post_back_that_nothing_made_while_it_ran() {
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("done"));
+    let post = crate::thread_tools::parse("post", &json!({"text": "report", "kind": "progress"})).unwrap();
+    rig.step(SessionInput::Asked { call: CallId(7), command: post, post: None });
+    let effects = command(&mut rig, 110, Command::New);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Reply { .. })), "{effects:?}");
+    assert!(rig.posted().iter().any(|(_, text)| text == "report"));
+}
+
+#[test]
+fn a_stop_of_a_direct_message_that_comes_again_takes_nothing_back_again() {
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("done"));
+    let at = ChatTime::from_micros(110 * 1_000_000);
+    rig.step(SessionInput::StopElsewhere { at });
+    command(&mut rig, 120, Command::Status);
+    rig.step(SessionInput::StopElsewhere { at });
+    assert!(last_notice(&rig).contains("Status"));
+}
+
+#[test]
+fn what_is_looked_up_after_a_retry_is_kept_for_the_next_conversation() {
+    for is_being_read in [false, true] {
+        let mut rig = super::parked::parked();
+        if !is_being_read {
+            rig.step(SessionInput::Agent(AgentEvent::Down { epoch: Epoch(1), reason: String::new() }));
+        }
+        command(&mut rig, 600, Command::Retry);
+        assert_eq!(rig.state("s-i1"), InboxState::Given, "it is looked up");
+        command(&mut rig, 610, Command::New);
+        assert_eq!(rig.state("s-i1"), InboxState::Queued);
+        assert_eq!(last_notice(&rig), prompt::begun_anew(1), "nothing ran");
+        if is_being_read {
+            rig.step(super::fates(&[("s-i1", Fate::Absent)]));
+        } else {
+            rig.open(2);
+        }
+        assert_eq!(given(&open_another(&mut rig, 3)), ["s-i1"]);
+    }
 }

@@ -64,7 +64,7 @@ fn every_way_out_of_a_turn_takes_it_away() {
         }),
         ("silent for too long", |rig| {
             rig.pass(Duration::from_secs(901));
-            rig.pass(Duration::from_secs(11));
+            rig.pass(INTERRUPT_LIMIT);
         }),
     ];
     for (name, way) in ways {

@@ -68,7 +68,8 @@ impl Rig {
     pub(super) fn begun() -> Self {
         let now = Timestamp::from_millis(1_000_000);
         let around = around();
-        let birth = Birth { id: SessionId::new("s"), folder: "f".to_owned(), channel_name: None };
+        let birth =
+            Birth { id: SessionId::new("s"), folder: "f".to_owned(), channel_name: None, stopped_at: ChatTime::ZERO };
         let first = arrival(100, "hello", None);
         let machine = SessionMachine::begin(Arc::clone(&around), Fence(1), birth, &first, now);
         let mut rig = Self {
