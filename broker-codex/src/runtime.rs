@@ -11,6 +11,7 @@ use broker_core::agent::{
     Submitted, ThreadSpec, TurnId,
 };
 use broker_core::clock::Clock;
+use broker_core::session::INTERRUPT_LIMIT;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -48,6 +49,12 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 /// 5 to 15 ms).
 const BEGIN_PATIENCE: Duration = Duration::from_secs(2);
 const BEGIN_PAUSE: Duration = Duration::from_millis(25);
+
+// `interrupt` says how it went before the session believes that the turn has ended all the same.
+const _: () = {
+    let longest = 2 * (BEGIN_PATIENCE.as_secs() + CHEAP_LIMIT.as_secs());
+    assert!(longest < INTERRUPT_LIMIT.as_secs(), "an interrupt that is not heard would not be repeated");
+};
 
 /// The agent runtime on `codex app-server`.
 ///

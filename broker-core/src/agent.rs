@@ -445,7 +445,8 @@ pub trait AgentRuntime: Send + Sync {
     /// Looks inputs up in the thread's history. "Absent" is final only at a barrier, which the caller has to know.
     async fn fate(&self, thread: &AgentThreadId, ids: &[InputId]) -> Result<Vec<(InputId, Fate)>, ReadError>;
 
-    /// Interrupts a turn and ends the commands that it started.
+    /// Interrupts a turn and ends the commands that it started. Answers within [`INTERRUPT_LIMIT`](crate::session::INTERRUPT_LIMIT),
+    /// whatever happens: after that the turn is taken for ended.
     async fn interrupt(&self, thread: &AgentThreadId, turn: &TurnId) -> Result<(), InterruptError>;
 
     /// Answers a question of the runtime. An answer to a question that is over is dropped.

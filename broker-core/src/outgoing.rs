@@ -15,6 +15,8 @@ use rustix::fs::OFlags;
 
 /// The largest file that is posted, in bytes: what Slack takes.
 pub const MAX_BYTES: u64 = 1024 * 1024 * 1024;
+/// How much of a file is copied before it is asked whether to go on, in bytes.
+const STEP: u64 = 16 * 1024 * 1024;
 /// The folder of the copies, below the sessions root. No session's folder begins with a dot.
 const COPIES: &str = ".outgoing";
 
@@ -65,19 +67,19 @@ impl Checked {
         self.bytes
     }
 
-    /// Copies it. Nothing is left behind where that fails. Blocks.
+    /// Copies it, for as long as `goes_on` says so. Nothing is left behind where that fails. Blocks.
     ///
     /// # Errors
     ///
-    /// When it cannot be copied, or changes meanwhile.
-    pub fn copy(mut self, copy: &Path) -> Result<Pinned, Refusal> {
+    /// When it cannot be copied, changes meanwhile, or is given up.
+    pub fn copy(mut self, copy: &Path, goes_on: impl Fn() -> bool) -> Result<Pinned, Refusal> {
         let failed = |error: io::Error| Refusal {
             code: "failed",
             message: format!("the file could not be copied: {}", error.kind()),
         };
         let copied = match &self.received {
             Some(received) => std::fs::rename(received, copy).map(|()| self.bytes),
-            None => copied(&mut self.file, copy),
+            None => copied(&mut self.file, copy, goes_on),
         };
         // The name has to be there after a power cut too: what was promised is posted from it.
         let copied = copied.and_then(|copied| {
@@ -98,12 +100,23 @@ impl Checked {
     }
 }
 
-fn copied(file: &mut File, copy: &Path) -> io::Result<u64> {
+fn copied(file: &mut File, copy: &Path, goes_on: impl Fn() -> bool) -> io::Result<u64> {
     let target = make(copy)?;
-    // Shared with the original where the file system can do that, until one of them changes.
-    let copied = io::copy(&mut file.take(MAX_BYTES + 1), &mut &target)?;
-    target.sync_data()?;
-    Ok(copied)
+    let mut copied = 0;
+    while goes_on() {
+        // Shared with the original where the file system can do that, until one of them changes.
+        match io::copy(&mut file.take(STEP), &mut &target)? {
+            0 => {
+                target.sync_data()?;
+                return Ok(copied);
+            }
+            step => copied += step,
+        }
+        if copied > MAX_BYTES {
+            return Ok(copied);
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 /// Checks whether the file at a path may be posted. A relative path is one within `workspace`. Blocks.
@@ -438,7 +451,7 @@ mod tests {
         fn pin(&self, path: &str) -> Result<Pinned, Refusal> {
             self.count.set(self.count.get() + 1);
             let copy = folder(self.root.path()).join(self.count.get().to_string());
-            check(path, &self.at("workspace"), &[self.at("workspace"), self.at("repos")])?.copy(&copy)
+            check(path, &self.at("workspace"), &[self.at("workspace"), self.at("repos")])?.copy(&copy, || true)
         }
 
         #[track_caller]
@@ -537,7 +550,7 @@ mod tests {
             drop(received);
         }
         let received = receive("abc");
-        let pinned = check_received(received.path(), "a.txt").unwrap().copy(&copy).unwrap();
+        let pinned = check_received(received.path(), "a.txt").unwrap().copy(&copy, || true).unwrap();
         assert_eq!((pinned.name.as_str(), pinned.bytes), ("a.txt", 3));
         assert_eq!(check_received(received.path(), "a.txt").unwrap_err().code, "failed", "it is gone");
         drop(received);

@@ -7,14 +7,16 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use crate::chat::{OutContent, PartBody, ThreadKey};
+use crate::clock::Timestamp;
 use crate::outgoing::{self, Pinned, Refusal};
 use crate::store::{PartRow, StoreError};
 use crate::thread_tools::{FileSource, FileWish};
@@ -23,8 +25,6 @@ use crate::thread_tools::{FileSource, FileWish};
 const AT_ONCE: usize = 4;
 /// Copies of one session that are made at once.
 const AT_ONCE_HERE: usize = 2;
-/// How long a copy waits for its turn.
-const WAIT: Duration = Duration::from_secs(20);
 /// How many bytes the copies of one session may have: two of the largest files.
 const MAX_BYTES_HERE: u64 = 2 * outgoing::MAX_BYTES;
 /// How many bytes all copies may have.
@@ -63,6 +63,11 @@ pub(super) fn places() -> Arc<Semaphore> {
 impl Copies {
     fn ledger(&self) -> MutexGuard<'_, HashMap<PathBuf, Copy>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.ledger().is_empty()
     }
 
     /// Writes a copy down before it is made.
@@ -145,38 +150,62 @@ impl Drop for Making {
     }
 }
 
-/// Checks a file and copies it.
+/// Tells whoever copies that nobody waits for the copy any more.
+struct GivesUp(Arc<AtomicBool>);
+
+impl Drop for GivesUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Checks a file and copies it, before `until`: whoever asked is answered then.
 pub(super) async fn make(
     shared: &Arc<Shared>,
-    here: &Semaphore,
+    here: &Arc<Semaphore>,
     thread: &ThreadKey,
-    wish: FileWish,
+    (wish, until): (FileWish, Timestamp),
     workspace: PathBuf,
     roots: Vec<PathBuf>,
 ) -> (Making, Result<Pinned, Refusal>) {
     let root = shared.settings.sessions_root.clone();
     let copy = outgoing::folder(&root).join(shared.parts.ids.next());
     let making = Making { shared: Arc::clone(shared), path: Some(copy.clone()) };
-    let places = async { (here.acquire().await, shared.copies.places.acquire().await) };
-    let Ok(_places) = tokio::time::timeout(WAIT, places).await else {
+    let until = Instant::now() + until.since(shared.parts.clock.now());
+    let places = async { (Arc::clone(here).acquire_owned().await, shared.copies.places.acquire().await) };
+    let Ok((place, _place_of_all)) = timeout_at(until, places).await else {
         let message = "too many files are being copied; nothing was posted, try again".to_owned();
         return (making, Err(Refusal { code: "busy", message }));
     };
-    let (task, thread) = (Arc::clone(shared), thread.clone());
+    let (task, thread, given_up) = (Arc::clone(shared), thread.clone(), Arc::new(AtomicBool::new(false)));
+    let _gives_up = GivesUp(Arc::clone(&given_up));
     let copied = tokio::task::spawn_blocking(move || {
+        // A disk that does not answer keeps the places of the session that asked it, and nobody else's.
+        let _place = place;
         let checked = match &wish.source {
             FileSource::Path(path) => outgoing::check(path, &workspace, &roots)?,
             FileSource::Received(path) => outgoing::check_received(path, wish.name.as_deref().unwrap_or_default())?,
         };
         let free = outgoing::free_bytes(&root).unwrap_or(u64::MAX);
         task.copies.reserve(&thread, &copy, checked.bytes(), free)?;
-        let pinned = checked.copy(&copy)?;
+        let pinned = checked.copy(&copy, || !given_up.load(Ordering::Relaxed));
+        if given_up.load(Ordering::Relaxed) {
+            // What was written down of it may have been taken back before.
+            task.copies.ledger().remove(&copy);
+            let _ = std::fs::remove_file(&copy);
+        }
+        let pinned = pinned?;
         Ok(Pinned { name: wish.name.unwrap_or(pinned.name), ..pinned })
     });
     let failed = |error: tokio::task::JoinError| {
         Err(Refusal { code: "failed", message: format!("the file could not be copied: {error}") })
     };
-    (making, copied.await.unwrap_or_else(failed))
+    let late = || Refusal {
+        code: "busy",
+        message: "the file could not be copied in time; nothing was posted, try again or post a smaller one".to_owned(),
+    };
+    let copied = timeout_at(until, copied).await.map(|copied| copied.unwrap_or_else(failed));
+    (making, copied.unwrap_or_else(|_| Err(late())))
 }
 
 /// How many parts of a thread are not yet sent. Removes the copies of those that were dropped.

@@ -242,7 +242,8 @@ impl Hands {
         let (shared, letters, here) = (Arc::clone(&self.shared), self.letters.clone(), Arc::clone(&self.copying));
         let key = self.key.clone();
         self.spawn("file", async move {
-            let (making, result) = copies::make(&shared, &here, &key, pin.wish.clone(), workspace, roots).await;
+            let (making, result) =
+                copies::make(&shared, &here, &key, (pin.wish.clone(), pin.until), workspace, roots).await;
             let made = result.is_ok();
             let handed = letters.send(Letter::Input(Box::new(SessionInput::Pinned { pin, result }))).await;
             if made && handed.is_ok() {

@@ -77,6 +77,8 @@ struct State {
     breaks_on: Option<String>,
     /// Nothing is answered, and nothing has an effect.
     is_down: bool,
+    /// Nobody is told how a conversation is called.
+    keeps_names: bool,
     /// Every page of a thread that was asked for, in order.
     asked: Vec<(ThreadKey, Urgency)>,
     /// Files that people shared.
@@ -177,6 +179,11 @@ impl MemoryChat {
     /// From now on no operation and no look-up is answered, and none has an effect; or all is well again.
     pub fn set_down(&self, is_down: bool) {
         self.state().is_down = is_down;
+    }
+
+    /// From now on whoever asks how a conversation is called waits for ever.
+    pub fn keep_names(&self) {
+        self.state().keeps_names = true;
     }
 
     /// Files that hung are fetched as a whole from now on.
@@ -557,6 +564,9 @@ impl ChatTransport for MemoryChat {
     }
 
     async fn conversation_name(&self, conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
+        if self.state().keeps_names {
+            std::future::pending::<()>().await;
+        }
         Ok(Some(conversation.conversation.as_str().to_lowercase()))
     }
 

@@ -38,19 +38,21 @@ async fn a_stop_at_the_top_of_a_direct_message_reaches_every_thread_of_it() {
 }
 
 /// Each message at the top of a direct message is a thread of its own, so nothing is there yet that could be stopped.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stop_right_behind_a_direct_message_reaches_it_on_its_way() {
-    for _ in 0..10 {
+    for is_looked_up in [false, true] {
         let house = House::new(|_| vec![Act::Pause]).await;
+        if is_looked_up {
+            house.chat.keep_names();
+        }
         let one = house.chat.say("D1", None, "U1", "one");
         let stop = house.chat.say("D1", None, "U1", "-stop");
         assert_eq!(house.posts(&stop, 1).await, [prompt::STOPPED]);
-        house.until("it is in the inbox", |house| !house.store.inbox(&one).is_empty()).await;
-        house.until("nothing is open", |house| house.broker().shared.registry.busy() == 0).await;
         assert_eq!(house.store.inbox(&one)[0].state, InboxState::Cancelled);
         // The thread is there for whoever writes in it.
         house.chat.say("D1", Some(&one.root), "U1", "two");
         house.until("it is given", |house| house.times_given("two") == 1).await;
+        assert_eq!(house.agent.given().len(), 1, "looked up: {is_looked_up}");
     }
 }
 

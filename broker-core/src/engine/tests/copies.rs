@@ -1,6 +1,7 @@
 //! Files on their way out: how many and how large, and what is left of them.
 
 use super::*;
+use crate::engine::copies as making;
 use crate::session::MAX_OPEN_PARTS;
 use crate::store::PostKind;
 use crate::thread_tools::{FileSource, FileWish, ToolAnswer, ToolCommand};
@@ -133,4 +134,22 @@ async fn what_nobody_knows_goes_at_the_start() {
     }
     house.restart().await;
     assert_eq!(house.copies(), 1, "the one that is still to be posted");
+}
+
+#[tokio::test]
+async fn a_copy_that_takes_too_long_is_given_up_and_leaves_nothing_behind() {
+    let house = House::new(|_| vec![Act::Pause]).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker go on");
+    house.until("the turn runs", |house| !house.agent.given().is_empty()).await;
+    let wish = house.file("large.bin");
+    let path = house.settings.repos_root.join("large.bin");
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(crate::outgoing::MAX_BYTES).unwrap();
+    let (shared, here) = (Arc::clone(&house.broker().shared), making::places());
+    let (workspace, roots) = (house.settings.repos_root.clone(), vec![house.settings.repos_root.clone()]);
+    let (making, result) = making::make(&shared, &here, &thread, (wish, house.clock.now()), workspace, roots).await;
+    assert_eq!(result.unwrap_err().code, "busy");
+    drop(making);
+    house.until("its place is free", |_| here.available_permits() == 2).await;
+    house.until("nothing is left of it", |house| house.copies() == 0).await;
+    assert!(shared.copies.is_empty(), "nor are its bytes counted");
 }

@@ -271,3 +271,23 @@ fn a_refusal_is_known_before_the_store_says_so() {
     let told = replies(&named(&mut rig, 2, Some(open)));
     assert!(matches!(told.as_slice(), [(2, ToolAnswer::Undelivered { .. })]), "{told:?}");
 }
+
+#[test]
+fn parts_that_wait_are_counted_anew_long_before_they_are_too_many() {
+    let mut rig = Rig::running();
+    let counts = |effects: &[Effect]| effects.iter().filter(|effect| **effect == Effect::CountParts).count();
+    let mut asked = 0;
+    for call in 0..MAX_OPEN_PARTS as u64 / 2 + 3 {
+        asked += counts(&ask(&mut rig, call, post("waits", PostKind::Progress)));
+    }
+    assert_eq!(asked, 1, "half as many wait, and nobody has told the count yet");
+    // Some were there before this machine was. What was planned since they were counted is added.
+    rig.step(SessionInput::PartsCounted(Some(MAX_OPEN_PARTS - 4)));
+    let effects = ask(&mut rig, 500, post("the last", PostKind::Progress));
+    assert_eq!((codes(&effects), counts(&effects)), (Vec::new(), 1));
+    let effects = ask(&mut rig, 501, post("too many", PostKind::Progress));
+    assert_eq!((codes(&effects), counts(&effects)), (vec!["too_many_open_posts"], 0));
+    // A count that fails is asked for again.
+    rig.step(SessionInput::PartsCounted(None));
+    assert_eq!(counts(&ask(&mut rig, 502, post("too many", PostKind::Progress))), 1);
+}
