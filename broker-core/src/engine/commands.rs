@@ -17,8 +17,8 @@ use crate::prompt;
 use crate::session::Seen;
 use crate::store::{JournalFate, JournalId, StoreError};
 
-/// Messages that are remembered as answered.
-const MAX_ANSWERED: NonZeroUsize = match NonZeroUsize::new(1024) {
+/// Messages that are remembered as answered, and conversations as stopped: the latest.
+const MAX_REMEMBERED: NonZeroUsize = match NonZeroUsize::new(1024) {
     Some(most) => most,
     None => NonZeroUsize::MIN,
 };
@@ -53,14 +53,6 @@ pub(super) async fn without_session(
         };
         return settle(shared, id, fate).await;
     }
-    let mut busy = Vec::new();
-    if top_of_direct && matches!(command, Command::Stop | Command::Status) {
-        busy = shared.parts.store.busy_sessions_in(&message.conversation).await?;
-        // Messages whose authors are still being looked up are in no row yet.
-        busy.extend(shared.registry.busy_in(&message.conversation));
-        busy.sort();
-        busy.dedup();
-    }
     let shared = Arc::clone(shared);
     let task = Arc::clone(&shared);
     // The author has to be looked up first, which must not hold up other threads.
@@ -72,6 +64,20 @@ pub(super) async fn without_session(
                 shared.registry.let_go([id]);
             }
             return;
+        }
+        let mut busy = Vec::new();
+        if top_of_direct && matches!(command, Command::Stop | Command::Status) {
+            if command == Command::Stop {
+                // What is in no session by now finds it there.
+                shared.stopped.note(&message);
+            }
+            busy = match busy_in(&shared, &message.conversation).await {
+                Ok(busy) => busy,
+                Err(error) => {
+                    tracing::warn!(%error, "a command could not be carried out; it is tried again");
+                    return shared.registry.let_go([id]);
+                }
+            };
         }
         // Before the row is settled: a broker that is killed in between has not forgotten the stop, and it may come twice.
         let stops = match command {
@@ -97,6 +103,16 @@ pub(super) async fn without_session(
         post(&shared, &message, &text).await;
     });
     Ok(())
+}
+
+/// The sessions of a conversation in which something is going on.
+async fn busy_in(shared: &Shared, conversation: &ConversationKey) -> Result<Vec<ThreadKey>, StoreError> {
+    let mut busy = shared.parts.store.busy_sessions_in(conversation).await?;
+    // Messages whose authors are still being looked up are in no row yet.
+    busy.extend(shared.registry.busy_in(conversation));
+    busy.sort();
+    busy.dedup();
+    Ok(busy)
 }
 
 /// What becomes of a command in a thread without a session: a `-stop` may have overtaken the message that it is meant for.
@@ -136,6 +152,31 @@ async fn stop_all(shared: &Arc<Shared>, busy: &[ThreadKey], at: ChatTime) -> Sto
     Stops { any: told.contains(&Some(true)), unreached: told.contains(&None) }
 }
 
+/// The latest `-stop` of each whole conversation: what was written before it and comes after it is not begun. As long as the
+/// process lives: what comes is mostly seconds late.
+#[derive(Debug)]
+pub(crate) struct Stopped(Mutex<LruCache<ConversationKey, ChatTime>>);
+
+impl Default for Stopped {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MAX_REMEMBERED)))
+    }
+}
+
+impl Stopped {
+    fn note(&self, stop: &ChatMessage) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = known.get_or_insert_mut(stop.conversation.clone(), ChatTime::default);
+        *at = stop.at.max(*at);
+    }
+
+    /// What was written in a conversation before this is stopped.
+    pub(super) fn at(&self, conversation: &ConversationKey) -> ChatTime {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(conversation).copied().unwrap_or_default()
+    }
+}
+
 /// The messages that were answered outside of any session: of one that mentions the broker Slack tells twice, as a mention and
 /// as a message.
 #[derive(Debug)]
@@ -143,7 +184,7 @@ pub(crate) struct Answered(Mutex<LruCache<(ConversationKey, MessageId), ()>>);
 
 impl Default for Answered {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(MAX_ANSWERED)))
+        Self(Mutex::new(LruCache::new(MAX_REMEMBERED)))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::chat::{ChatMessage, ChatTime, PartBody, Person, ThreadKey};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::session::{Effect, NamedPost, PostFate, SessionInput, SessionMachine, Step};
-use crate::store::{CommitError, Fence, JournalFate, JournalId, PostId, SessionCommit, StoreError};
+use crate::store::{CommitError, Fence, InboxState, JournalFate, JournalId, PostId, SessionCommit, StoreError};
 use crate::telemetry;
 
 /// A reply that came before its root's mention is taken when the mention follows within this time.
@@ -94,7 +94,7 @@ struct Session {
     commands: FuturesUnordered<BoxFuture<'static, Admitted>>,
     /// Those who wait to hear whether a `-stop` of the whole conversation has found something here: as long as there is no machine,
     /// and messages are on their way to it. Bounded like the letters.
-    stops: Vec<(ChatTime, oneshot::Sender<bool>)>,
+    stops: Vec<oneshot::Sender<bool>>,
     quiet_since: Timestamp,
     /// Journal rows that this task has taken and not settled.
     unsettled: HashSet<JournalId>,
@@ -321,23 +321,25 @@ impl Session {
 
     /// Somebody stops the whole conversation.
     async fn stopped(&mut self, at: ChatTime, answer: oneshot::Sender<bool>) -> Result<(), End> {
-        let Some(machine) = &self.machine else {
+        let Some(step) = self.handle(SessionInput::StopElsewhere { at }) else {
             // What is on its way here may begin the session, which is then born with the stop.
-            self.stops.push((at, answer));
+            self.stops.push(answer);
             return Ok(());
         };
-        let is_news = machine.record().stopped_at < at;
-        self.step(SessionInput::StopElsewhere { at }).await?;
-        // Whoever asked may have gone away.
-        let _ = answer.send(is_news);
+        let any = step.commit.inbox.iter().any(|row| row.state == InboxState::Cancelled)
+            || step.commit.turns.iter().any(|turn| turn.stopped);
+        self.make(step).await?;
+        // Whoever asked may have gone away. What is on its way is stopped as it comes.
+        let _ = answer.send(any || !self.admissions.is_empty());
         Ok(())
     }
 
     /// Answers those who stopped the whole conversation, once it is durable here or there is nothing to stop.
     fn answer_stops(&mut self) {
         if self.machine.is_some() || self.admissions.is_empty() {
-            for (_, answer) in self.stops.drain(..) {
-                let _ = answer.send(self.machine.is_some());
+            for answer in self.stops.drain(..) {
+                let record = self.machine.as_ref().map(SessionMachine::record);
+                let _ = answer.send(record.is_some_and(|record| record.watermark < record.stopped_at));
             }
         }
     }

@@ -60,6 +60,8 @@ pub struct Facts {
     pub accepted: Names,
     /// When a post was about to be made.
     pub performed: Vec<(u64, OpKey)>,
+    /// When each broker began, in milliseconds.
+    pub begun: Vec<u64>,
     /// Every input that was about to be given.
     pub submitted: Vec<Given>,
     /// Posts that the platform refused.

@@ -64,6 +64,7 @@ pub async fn judge(world: &World, store: &SqliteStore) -> Vec<String> {
     judge.parts(&mut wrong);
     judge.answers(&mut wrong);
     judge.stops(&mut wrong);
+    judge.direct_stops(&mut wrong);
     for (thread, status) in &state.slack.standing {
         wrong.push(format!("`{status}` is left standing beside {thread}"));
     }
@@ -300,6 +301,32 @@ impl Judge<'_> {
             let stops = self.state.facts.stops.iter().filter(|stop| stop.session == row.session);
             for stop in stops.filter(|stop| stop.before > row.at && stop.when < *when) {
                 wrong.push(format!("{id} was given {} ms after the `-stop` that took it back", when - stop.when));
+            }
+        }
+    }
+
+    /// Once a `-stop` of the whole direct message is answered, nothing is given that was written before it, however it comes. What
+    /// comes to another broker is another matter: that an event is so late is remembered in the process.
+    fn direct_stops(&self, wrong: &mut Vec<String>) {
+        let is_stop = |written: &&Written| {
+            let message = &written.message;
+            let direct = message.conversation_kind == ConversationKind::Direct && message.thread_root.is_none();
+            direct && is_member(written) && Command::read(message) == Some(Command::Stop)
+        };
+        for stop in self.state.slack.messages.iter().filter(is_stop) {
+            let mut answers: Vec<u64> = self.state.slack.own(&stop.message.thread()).map(|post| post.at).collect();
+            answers.sort_unstable();
+            let Some(answered) = answers.first() else { continue };
+            let next = self.state.facts.begun.iter().find(|begun| *begun > answered);
+            for Given { when, input, .. } in &self.state.facts.submitted {
+                let Some(row) = self.state.facts.rows.get(input) else { continue };
+                let meant = row.kind == InboxKind::Message
+                    && row.session.conversation_key() == stop.message.conversation
+                    && row.at < stop.message.at;
+                if meant && when > answered && next.is_none_or(|next| when < next) {
+                    wrong
+                        .push(format!("{input} was given {} ms after the direct message was stopped", when - answered));
+                }
             }
         }
     }

@@ -344,16 +344,20 @@ impl Dice {
     }
 }
 
-const CONVERSATIONS: [&str; 3] = ["C1", "C2", "D1"];
+const DIRECT: &str = "D1";
+const CONVERSATIONS: [&str; 3] = ["C1", "C2", DIRECT];
+/// The first number of a message that stops everything in the direct message.
+const DIRECT_STOPS: u32 = 100;
 const PEOPLE: [&str; 3] = ["U1", "U2", "U3"];
 
 impl Scenario {
     /// The scenario of a seed: [`Scenario::plain`], in some with a pause of minutes before which a message is missed, and in some
-    /// with commands beside `-stop`.
+    /// with commands beside `-stop`, or a `-stop` of everything in the direct message.
     pub fn of(seed: u64) -> Self {
         let mut scenario = Self::plain(seed);
         lull(&mut Dice(seed.wrapping_mul(0x9fb2_1c65_1e98_df25) ^ 0x2c1b_3c6d_297a_2d39), &mut scenario);
         commands(&mut Dice(seed.wrapping_mul(0xd1b5_4a32_d192_ed03) ^ 0x1f83_d9ab_fb41_bd6b), &mut scenario);
+        direct_stops(&mut Dice(seed.wrapping_mul(0x8cb9_2ba7_2f3d_8dd7) ^ 0x5be0_cd19_137e_2179), &mut scenario);
         scenario
     }
 
@@ -471,6 +475,35 @@ fn commands(dice: &mut Dice, scenario: &mut Scenario) {
         if command.is_none() && !changed.contains(message) && dice.in_hundred(35) {
             *command = Some(dice.pick(&[Command::New, Command::New, Command::Retry, Command::Status]));
         }
+    }
+}
+
+/// In some scenarios somebody writes `-stop` at the top of the direct message, soon after something else.
+fn direct_stops(dice: &mut Dice, scenario: &mut Scenario) {
+    if !dice.in_hundred(40) {
+        return;
+    }
+    let mut written = Vec::new();
+    for item in &scenario.items {
+        if let Item::Step { at, what: What::Write { conversation: DIRECT, .. } } = item {
+            written.push(*at);
+        }
+    }
+    for (number, at) in (DIRECT_STOPS..).zip(written) {
+        if dice.in_hundred(60) {
+            continue;
+        }
+        let rough = dice.pick(&[0, 0, 3, 8]);
+        let what = What::Write {
+            message: number,
+            conversation: DIRECT,
+            thread: None,
+            author: dice.pick(&PEOPLE),
+            mentions: false,
+            command: Some(Command::Stop),
+            delivery: delivery(dice, rough),
+        };
+        scenario.items.push(Item::Step { at: at + 1 + dice.span(), what });
     }
 }
 

@@ -282,6 +282,8 @@ impl World {
         state.ended = None;
         state.drain = false;
         let life = state.life;
+        let now = state.now();
+        state.facts.begun.push(now);
         state.say(format!("### broker {life} begins"));
     }
 

@@ -71,6 +71,10 @@ impl Session {
         (opens, command, found): (bool, Option<Command>, bool),
         channel_name: Option<String>,
     ) -> Result<(), End> {
+        let stopped_at = self.shared.stopped.at(&arrival.message.conversation);
+        if command.is_none() && arrival.message.at < stopped_at {
+            self.step(SessionInput::StopElsewhere { at: stopped_at }).await?;
+        }
         match (self.machine.is_some(), command) {
             (true, Some(command)) if arrival.instructs => {
                 self.look_for(Some(command)).await?;
@@ -123,7 +127,7 @@ impl Session {
             id: SessionId::new(self.shared.parts.ids.next()),
             folder: crate::workspace::folder(&self.key, self.shared.settings.home.as_ref()),
             channel_name,
-            stopped_at: self.stops.iter().map(|(at, _)| *at).max().unwrap_or_default(),
+            stopped_at: self.shared.stopped.at(&first.message.conversation),
         };
         let now = self.shared.parts.clock.now();
         let at = first.message.at;

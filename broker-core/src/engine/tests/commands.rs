@@ -57,6 +57,26 @@ async fn a_stop_right_behind_a_direct_message_reaches_it_on_its_way() {
 }
 
 #[tokio::test]
+async fn what_comes_after_the_stop_that_was_written_behind_it_is_not_begun() {
+    let house = House::new(|_| vec![Act::Finish(Some("done".to_owned()))]).await;
+    let thread = house.chat.say("D1", None, "U1", "one");
+    house.posts(&thread, 1).await;
+    let top = house.chat.seed("D1", None, "U1", "two");
+    let reply = house.chat.seed_reply(&thread, "U1", "three");
+    let stop = house.chat.say("D1", None, "U1", "-stop");
+    assert_eq!(house.posts(&stop, 1).await, [prompt::NOTHING_TO_STOP]);
+    for late in [&top.root, &reply] {
+        house.chat.redeliver(late);
+    }
+    let is_in = |house: &House, thread: &ThreadKey, count| house.store.inbox(thread).len() == count;
+    house.until("both are in", |house| is_in(house, &top, 1) && is_in(house, &thread, 2)).await;
+    house.until("all is settled", |house| house.counts().journal_unread == 0).await;
+    house.chat.say("D1", Some(&thread.root), "U1", "four");
+    house.until("what came after it is given", |house| house.times_given("four") == 1).await;
+    assert_eq!(house.agent.given().len(), 2);
+}
+
+#[tokio::test]
 async fn a_stop_of_a_direct_message_that_no_event_told_of_is_found() {
     let mut house = House::new(|_| vec![Act::Pause]).await;
     house.broker = None;
