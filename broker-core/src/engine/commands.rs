@@ -155,15 +155,15 @@ async fn stop_all(shared: &Arc<Shared>, busy: &[ThreadKey], at: ChatTime) -> Sto
 /// The latest `-stop` of each whole conversation: what was written before it and comes after it is not begun. As long as the
 /// process lives: what comes is mostly seconds late.
 #[derive(Debug)]
-pub(crate) struct Stopped(Mutex<LruCache<ConversationKey, ChatTime>>);
+pub(crate) struct StoppedConversations(Mutex<LruCache<ConversationKey, ChatTime>>);
 
-impl Default for Stopped {
+impl Default for StoppedConversations {
     fn default() -> Self {
         Self(Mutex::new(LruCache::new(MAX_REMEMBERED)))
     }
 }
 
-impl Stopped {
+impl StoppedConversations {
     fn note(&self, stop: &ChatMessage) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = known.get_or_insert_mut(stop.conversation.clone(), ChatTime::default);

@@ -188,7 +188,7 @@ pub(crate) struct Shared {
     pub(crate) files: files::Files,
     pub(crate) copies: copies::Copies,
     pub(crate) answered: commands::Answered,
-    pub(crate) stopped: commands::Stopped,
+    pub(crate) stopped: commands::StoppedConversations,
     pub(crate) recovery: watch::Sender<PartHealth>,
     pub(crate) tasks: TaskTracker,
     /// The task that cannot be missed and is gone.
@@ -239,7 +239,7 @@ impl Broker {
             files: files::Files::default(),
             copies: copies::Copies::default(),
             answered: commands::Answered::default(),
-            stopped: commands::Stopped::default(),
+            stopped: commands::StoppedConversations::default(),
             recovery: watch::Sender::new(PartHealth::well().remark("no pass yet")),
             tasks: TaskTracker::new(),
             broken: watch::Sender::new(None),

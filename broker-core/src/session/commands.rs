@@ -209,6 +209,7 @@ impl SessionMachine {
             self.end_turn(turn, TurnEnd::Cut, now, draft);
         }
         (self.given_in, self.settling, self.interrupting, self.stop_until) = (None, None, None, None);
+        self.presumed_ended = None;
         self.asked.clear();
         self.turn_posts.clear();
         self.knowledge.usage = None;

@@ -438,6 +438,22 @@ fn a_stop_of_which_the_runtime_did_not_hear_is_told_again() {
 }
 
 #[test]
+fn a_stop_of_which_the_runtime_did_not_hear_waits_for_a_way_to_it() {
+    let mut rig = Rig::running();
+    rig.say(101, "steer");
+    rig.stop(101);
+    let result = Err(InterruptError::Unavailable { reason: "no answer".to_owned() });
+    rig.step(SessionInput::Interrupted { turn: TurnId::new("t1"), result });
+    // The process is there, and the thread is not open in it any more.
+    rig.step(SessionInput::Submitted { row: InputId::new("s-i2"), result: Err(SubmitError::NotOpen) });
+    for _ in 0..3 {
+        assert!(!has_interrupt(&rig.pass(INTERRUPT_BACK_OFF)));
+        assert!(rig.machine.deadline().is_none_or(|deadline| deadline > rig.now), "{:?}", rig.machine.deadline());
+    }
+    assert!(has_interrupt(&rig.open(1)));
+}
+
+#[test]
 fn what_a_turn_did_not_take_is_asked_for_at_its_end() {
     let mut rig = Rig::running();
     rig.say(101, "steer");

@@ -78,6 +78,7 @@ impl SessionMachine {
         };
         draft.turn(&row);
         self.turn = Some(row);
+        self.presumed_ended = None;
         self.turn_posts.clear();
         self.idle_hands();
         self.record.running_turn = Some(turn.clone());
@@ -220,7 +221,8 @@ impl SessionMachine {
 
     /// Interrupts a turn that gives no sign of life, and ends one that does not report its end.
     pub(super) fn watch_turn(&mut self, now: Timestamp, draft: &mut Draft) {
-        match self.interrupting.clone().filter(|known| known.until <= now) {
+        match self.interrupting.take_if(|known| known.until <= now) {
+            // Without a way to the agent it is told once there is one.
             Some(known) if known.unheard => {
                 self.interrupt(&known.turn, known.idle, now, draft);
                 if let Some(again) = &mut self.interrupting {
@@ -228,6 +230,7 @@ impl SessionMachine {
                 }
             }
             Some(late) => {
+                self.interrupting = Some(late.clone());
                 self.turn_ended(&late.turn, TurnOutcome::Interrupted, now, draft);
                 self.interrupting = None;
                 self.presumed_ended = Some(late.turn);
