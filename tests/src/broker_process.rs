@@ -33,7 +33,7 @@ static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
 static LEFTOVERS: Once = Once::new();
 static FOLDERS: AtomicU32 = AtomicU32::new(0);
 
-/// The program, built in the profile of this test; `BROKER_BIN_FOR_TESTS` names another.
+/// The program, built in the profile of this test; `BROKER_BIN_FOR_TESTS` names another, from the repository's root.
 ///
 /// # Panics
 ///
@@ -44,7 +44,7 @@ pub async fn program() -> PathBuf {
 
 async fn build() -> PathBuf {
     if let Some(named) = std::env::var_os("BROKER_BIN_FOR_TESTS") {
-        return PathBuf::from(named);
+        return Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(named);
     }
     let target = target_folder();
     let program = std::env::current_exe().expect("the path of this program");
