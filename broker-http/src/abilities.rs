@@ -69,10 +69,9 @@ async fn serve(sessions: &Sessions, route: &'static Route, request: Request) -> 
             timeout(limits.request, read).await.unwrap_or(Err(Refusal::TimedOut))
         }
         command => {
-            let limit = if matches!(command, ToolCommand::File(_)) { limits.file } else { limits.request };
             // Of what may be repeated there is nothing to remember.
             let once = once.filter(|_| matches!(command, ToolCommand::Post { .. } | ToolCommand::File(_)));
-            let answer = timeout(limit, door.call(&thread, command, once)).await;
+            let answer = timeout(limits.request, door.call(&thread, command, once)).await;
             // Once it is answered, what came with it has been moved or is not wanted.
             drop(received);
             told(&door, answer.map_err(|_| Refusal::OutcomeUnknown)??).await

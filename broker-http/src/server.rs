@@ -45,7 +45,7 @@ pub struct Limits {
     pub head: Duration,
     /// Requests of one session at once; further ones are answered with 429 `too_many_requests`. 32.
     pub session_requests: usize,
-    /// How long the answer may take once the request is read: a post is waited for. 30 s.
+    /// How long the answer may take once the request is read: a post is waited for, a file is copied. 30 s.
     pub request: Duration,
     /// How long the body of a request may take. 10 s.
     pub body: Duration,
@@ -57,8 +57,6 @@ pub struct Limits {
     pub file_body_bytes: u64,
     /// How many of them are read at once; further ones are answered with 503 `busy`. 4.
     pub file_bodies: usize,
-    /// How long the answer to a file may take once the request is read: a GiB is copied first. 2 min.
-    pub file: Duration,
     /// How long a connection may live, whatever goes on in it. 60 s.
     pub connection: Duration,
     /// How long connections may take to end once the server stops. 2 s.
@@ -78,7 +76,6 @@ impl Default for Limits {
             file_body: Duration::from_secs(120),
             file_body_bytes: 150 * 1024 * 1024,
             file_bodies: 4,
-            file: Duration::from_secs(120),
             connection: Duration::from_secs(60),
             stop: Duration::from_secs(2),
         }
@@ -88,7 +85,7 @@ impl Default for Limits {
 impl Limits {
     /// Longer than any request takes whose parts keep to their own limits.
     fn longest(&self) -> Duration {
-        self.file_body.max(self.body) + self.file.max(self.request)
+        self.file_body.max(self.body) + self.request
     }
 }
 
