@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use broker_core::agent::{AgentThreadId, InputId};
-use broker_core::chat::{ChatTime, OpKey, ThreadKey};
+use broker_core::chat::{ChatTime, OpKey, PartBody, ThreadKey};
 use broker_core::command::Command;
 use broker_core::store::{InboxKind, InboxRow, InboxState, PartChange, PartRow, PartState, SessionCommit, SessionRows};
 
 use crate::world::Names;
+
+/// What a thread is told when its conversation with the agent is given up.
+const RENEWED: &str = "fresh conversation with the agent";
 
 /// A `-stop` that was made durable.
 #[derive(Debug, Clone)]
@@ -78,6 +81,8 @@ pub struct Facts {
     pub renewals: Vec<Renewed>,
     /// Inputs that were taken back when they were with the agent or on their way to it.
     pub taken_back: BTreeSet<InputId>,
+    /// When inputs were taken back for good.
+    pub cancelled: BTreeMap<InputId, u64>,
     /// When `-stop` or `-new` was handled, and in which session, whatever it took back.
     pub stop_rows: Vec<(ThreadKey, u64)>,
     /// The machines as they were after their last commits.
@@ -94,6 +99,7 @@ impl Facts {
     /// A step of a session is durable.
     pub(crate) fn committed(&mut self, change: &SessionCommit, now: u64) {
         let thread = change.record.as_ref().and_then(|record| record.agent_thread.clone());
+        let mut renewed = None;
         for row in &change.inbox {
             let known = self.rows.insert(row.id.clone(), row.clone());
             if row.state == InboxState::Cancelled && known.is_some_and(|known| known.state == InboxState::Given) {
@@ -104,10 +110,23 @@ impl Facts {
                 self.stop_rows.push((change.key.clone(), now));
             }
             if command == Some(Command::New) {
-                // One that came late gives nothing up.
-                let left = self.agent_threads.get(&change.key).filter(|_| thread.is_none()).cloned();
-                self.renewals.push(Renewed { session: change.key.clone(), at: row.at, left, when: now });
+                renewed = Some(row.at);
             }
+            if row.state == InboxState::Cancelled {
+                self.cancelled.entry(row.id.clone()).or_insert(now);
+            }
+        }
+        // A message that becomes a `-new` leaves no row of a command, and is meant for all that is known.
+        let mut said = change.parts.iter().map(|part| &part.body);
+        let said = said.any(|body| matches!(body, PartBody::Text { markup } if markup.contains(RENEWED)));
+        if said && renewed.is_none() {
+            renewed = Some(ChatTime::from_micros(u64::MAX));
+            self.stop_rows.push((change.key.clone(), now));
+        }
+        if let Some(at) = renewed {
+            // One that came late gives nothing up.
+            let left = self.agent_threads.get(&change.key).filter(|_| thread.is_none()).cloned();
+            self.renewals.push(Renewed { session: change.key.clone(), at, left, when: now });
         }
         match thread {
             Some(thread) => drop(self.agent_threads.insert(change.key.clone(), thread)),

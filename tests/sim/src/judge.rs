@@ -116,6 +116,10 @@ impl Judge<'_> {
             wrong.push(format!("m{number} was given to the agent {given} times"));
         }
         let is_row = |row: &&InboxRow| row.message.as_ref().is_some_and(|known| known.id == message.id);
+        // What became a command may have been given before.
+        if is_command(written) && written.edited {
+            return;
+        }
         if is_command(written) {
             let rows = self.state.facts.rows.values().filter(is_row).count();
             if rows > 1 {
@@ -298,6 +302,9 @@ impl Judge<'_> {
             let Some(row) = self.state.facts.rows.get(id).filter(|row| row.kind == InboxKind::Message) else {
                 continue;
             };
+            if let Some(cancelled) = self.state.facts.cancelled.get(id).filter(|cancelled| *cancelled < when) {
+                wrong.push(format!("{id} was given {} ms after it was taken back", when - cancelled));
+            }
             let stops = self.state.facts.stops.iter().filter(|stop| stop.session == row.session);
             for stop in stops.filter(|stop| stop.before > row.at && stop.when < *when) {
                 wrong.push(format!("{id} was given {} ms after the `-stop` that took it back", when - stop.when));
