@@ -321,9 +321,10 @@ impl Judge<'_> {
             direct && is_member(written) && Command::read(message) == Some(Command::Stop)
         };
         for stop in self.state.slack.messages.iter().filter(is_stop) {
-            let mut answers: Vec<u64> = self.state.slack.own(&stop.message.thread()).map(|post| post.at).collect();
-            answers.sort_unstable();
-            let Some(answered) = answers.first() else { continue };
+            let thread = stop.message.thread();
+            let keys: Vec<&OpKey> = self.state.slack.own(&thread).filter_map(|post| post.key.as_ref()).collect();
+            let answers = self.state.facts.performed.iter().filter(|(_, key)| keys.contains(&key));
+            let Some(answered) = answers.map(|(when, _)| when).min() else { continue };
             let next = self.state.facts.begun.iter().find(|begun| *begun > answered);
             for Given { when, input, .. } in &self.state.facts.submitted {
                 let Some(row) = self.state.facts.rows.get(input) else { continue };
