@@ -1,6 +1,6 @@
 //! Which sessions are live, and how something reaches one.
 
-use std::collections::{BTreeMap, HashMap, hash_map};
+use std::collections::{BTreeMap, HashMap, btree_map};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -78,7 +78,7 @@ struct Inner {
     live: BTreeMap<ThreadKey, Entry>,
     threads: HashMap<AgentThreadId, ThreadKey>,
     /// Journal rows that are taken and not settled yet, each with the session that it was handed to.
-    in_flight: HashMap<JournalId, Option<ThreadKey>>,
+    in_flight: BTreeMap<JournalId, Option<ThreadKey>>,
     /// Sessions whose tasks have panicked: how often in a row, and until when they are left alone. Bounded by time.
     resting: HashMap<ThreadKey, (u32, Timestamp)>,
     next: u64,
@@ -191,8 +191,8 @@ impl Registry {
     /// Notes that a journal row is being handled; `false` when it already is.
     pub(super) fn take_in(&self, id: JournalId) -> bool {
         match self.inner().in_flight.entry(id) {
-            hash_map::Entry::Occupied(_) => false,
-            hash_map::Entry::Vacant(free) => {
+            btree_map::Entry::Occupied(_) => false,
+            btree_map::Entry::Vacant(free) => {
                 free.insert(None);
                 true
             }
