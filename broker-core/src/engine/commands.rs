@@ -38,10 +38,9 @@ pub(super) async fn without_session(
     message: ChatMessage,
     (command, found): (Command, bool),
 ) -> Result<(), StoreError> {
-    let top_of_direct = message.conversation_kind == ConversationKind::Direct && message.thread_root.is_none();
     // One that the search found may have come in the ordinary way as well, and leaves no row by which that could be known. A
     // stop that is told twice does no harm.
-    if found && !(top_of_direct && command == Command::Stop) {
+    if found && !(is_top_of_direct(&message) && command == Command::Stop) {
         return settle(shared, id, JournalFate::Ignored { reason: "a command to nobody".to_owned() }).await;
     }
     let for_us = message.conversation_kind == ConversationKind::Direct || message.mentions_self;
@@ -53,55 +52,65 @@ pub(super) async fn without_session(
         };
         return settle(shared, id, fate).await;
     }
-    let shared = Arc::clone(shared);
-    let task = Arc::clone(&shared);
+    let task = Arc::clone(shared);
     // The author has to be looked up first, which must not hold up other threads.
-    task.tasks.spawn(async move {
-        if let Some(reason) = authors::denied(&shared, &message).await {
-            authors::tell_denied(&shared, &message, reason).await;
-            if let Err(error) = settle(&shared, id, JournalFate::Denied { reason: reason.to_owned() }).await {
-                tracing::warn!(%error, "a journal row could not be settled");
-                shared.registry.let_go([id]);
-            }
-            return;
+    shared.tasks.spawn(async move {
+        // What is let go is found again by the router's next search.
+        if let Err(error) = carry_out(&task, id, &message, (command, found)).await {
+            tracing::warn!(%error, "a command could not be carried out; it is tried again");
+            task.registry.let_go([id]);
         }
-        let mut busy = Vec::new();
-        if top_of_direct && matches!(command, Command::Stop | Command::Status) {
-            if command == Command::Stop {
-                // What is in no session by now finds it there.
-                shared.stopped.note(&message);
-            }
-            busy = match busy_in(&shared, &message.conversation).await {
-                Ok(busy) => busy,
-                Err(error) => {
-                    tracing::warn!(%error, "a command could not be carried out; it is tried again");
-                    return shared.registry.let_go([id]);
-                }
-            };
-        }
-        // Before the row is settled: a broker that is killed in between has not forgotten the stop, and it may come twice.
-        let stops = match command {
-            Command::Stop => stop_all(&shared, &busy, message.at).await,
-            _ => Stops::default(),
-        };
-        if stops.unreached {
-            // Those that have heard of it do not hear it anew.
-            shared.registry.let_go([id]);
-        } else if let Err(error) = settle(&shared, id, fate(command, &message)).await {
-            tracing::warn!(%error, "a command could not be settled; it is tried again");
-            return shared.registry.let_go([id]);
-        }
-        if (found && !stops.any) || shared.ending.is_cancelled() {
-            return;
-        }
-        let text = match command {
-            Command::Stop if stops.unreached => prompt::stopped_in_part(stops.any),
-            Command::Stop if stops.any => prompt::STOPPED.to_owned(),
-            Command::Status if top_of_direct => prompt::status_of_conversation(busy.len()),
-            command => answer_to(command),
-        };
-        post(&shared, &message, &text).await;
     });
+    Ok(())
+}
+
+fn is_top_of_direct(message: &ChatMessage) -> bool {
+    message.conversation_kind == ConversationKind::Direct && message.thread_root.is_none()
+}
+
+/// Carries out a command where there is no session, if its author may give one, and answers it.
+async fn carry_out(
+    shared: &Arc<Shared>,
+    id: JournalId,
+    message: &ChatMessage,
+    (command, found): (Command, bool),
+) -> Result<(), StoreError> {
+    if let Some(reason) = authors::denied(shared, message).await {
+        if !found {
+            authors::tell_denied(shared, message, reason).await;
+        }
+        return settle(shared, id, JournalFate::Denied { reason: reason.to_owned() }).await;
+    }
+    let of_all = is_top_of_direct(message);
+    if of_all && command == Command::Stop {
+        // What is in no session by now finds it there.
+        shared.stopped.note(message);
+    }
+    let busy = match command {
+        Command::Stop | Command::Status if of_all => busy_in(shared, &message.conversation).await?,
+        _ => Vec::new(),
+    };
+    // Before the row is settled: a broker that is killed in between has not forgotten the stop, and it may come twice.
+    let stops = match command {
+        Command::Stop => stop_all(shared, &busy, message.at).await,
+        _ => Stops::default(),
+    };
+    if stops.unreached {
+        // Those that have heard of it do not hear it anew.
+        shared.registry.let_go([id]);
+    } else {
+        settle(shared, id, fate(command, message)).await?;
+    }
+    if (found && !stops.any) || shared.ending.is_cancelled() {
+        return Ok(());
+    }
+    let text = match command {
+        Command::Stop if stops.unreached => prompt::stopped_in_part(stops.any),
+        Command::Stop if stops.any => prompt::STOPPED.to_owned(),
+        Command::Status if of_all => prompt::status_of_conversation(busy.len()),
+        command => answer_to(command),
+    };
+    post(shared, message, &text).await;
     Ok(())
 }
 
