@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::chat::{Author, ChatMessage, ChatTime, ConversationKey, MessageId, ThreadKey};
+use crate::chat::{ChatMessage, ChatTime, ConversationKey, MessageId, ThreadKey};
 use crate::ids::string_id;
 
 string_id! {
@@ -114,7 +114,7 @@ pub struct Latest {
     pub has_more: bool,
 }
 
-/// The latest `limit` messages of a thread before `before`, without the broker's own, from a thread of any length.
+/// The latest `limit` messages of a thread before `before`, the broker's own included, from a thread of any length.
 ///
 /// A platform's page begins at the *oldest* message of a range. So the newest of a long thread are closed in on from both
 /// ends: from the bound by a window that widens until it holds enough and narrows while it holds more than a page, and from
@@ -174,13 +174,13 @@ impl Search {
     fn reached(&mut self, messages: Vec<ChatMessage>) {
         if let Some(last) = messages.last() {
             self.low = ChatTime::from_micros(last.at.as_micros() + 1);
-            self.below = messages.into_iter().filter(not_own).collect();
+            self.below = messages;
         }
     }
 
     /// A page that holds everything from `start` to `end`.
     fn complete(&mut self, start: ChatTime, messages: Vec<ChatMessage>) {
-        self.above.splice(0..0, messages.into_iter().filter(not_own));
+        self.above.splice(0..0, messages);
         self.end = start;
     }
 
@@ -193,10 +193,6 @@ impl Search {
         let has_more = older > 0 || self.end > self.root;
         Latest { messages, has_more }
     }
-}
-
-fn not_own(message: &ChatMessage) -> bool {
-    message.author != Author::Own
 }
 
 #[cfg(test)]

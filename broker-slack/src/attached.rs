@@ -17,16 +17,27 @@ const MAX_TEXT: usize = 64 * 1024;
 pub(crate) fn of(message: &Value) -> Vec<String> {
     let all = lenient::list(message, "attachments");
     let mut room = MAX_TEXT;
-    let mut read = Vec::new();
+    let (mut read, mut shown) = (Vec::new(), 0);
     for attachment in all.iter().take(MAX_ATTACHMENTS) {
         let mut text = one(attachment);
-        text.truncate(text.floor_char_boundary(room));
-        room -= text.len();
+        if room == 0 && !text.is_empty() {
+            break;
+        }
+        shown += 1;
+        if text.len() > room {
+            text.truncate(text.floor_char_boundary(room));
+            text.push_str("… (cut)");
+            room = 0;
+        } else {
+            room -= text.len();
+        }
         if !text.is_empty() {
             read.push(text);
         }
     }
-    if let Some(more) = all.len().checked_sub(MAX_ATTACHMENTS).filter(|more| *more > 0) {
+    // What says nothing is not missed.
+    let more = all.iter().skip(shown).filter(|attachment| !one(attachment).is_empty()).count();
+    if more > 0 {
         read.push(format!("({more} more were left out)"));
     }
     read
@@ -159,6 +170,9 @@ mod tests {
         let many: Vec<Value> = (0..100).map(|n| json!({"text": format!("{n}{}", "é".repeat(5_000))})).collect();
         let read = of(&json!({"attachments": many}));
         assert!(read.iter().map(String::len).sum::<usize>() <= MAX_TEXT + 100);
-        assert_eq!(read.last().unwrap(), "(80 more were left out)");
+        assert!(read[read.len() - 2].ends_with("… (cut)"));
+        assert_eq!(*read.last().unwrap(), format!("({} more were left out)", 100 - (read.len() - 1)));
+        let short: Vec<Value> = (0..30).map(|n| json!({"text": format!("{n}")})).collect();
+        assert_eq!(of(&json!({"attachments": short})).last().unwrap(), "(10 more were left out)");
     }
 }

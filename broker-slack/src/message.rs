@@ -99,7 +99,7 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
         at,
         thread_root,
         author,
-        mentions_self: frame.mentioned || mentions.contains(&frame.identity.user),
+        mentions_self: frame.mentioned || text::names(&body, &frame.identity.user),
         control_text: text::control(&body, &frame.identity.user),
         mentions,
         files: files(message),
@@ -115,7 +115,9 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
 fn body(message: &Value, author: &Author, attached: &mut Vec<String>) -> String {
     let (written, blocks) = (lenient::written(message, "text"), text::of_blocks(message));
     if written.trim().is_empty() && blocks.is_empty() {
-        return std::mem::take(attached).join("\n");
+        // Whoever forwards a message without a word has not said what stands in it.
+        let is_bots = matches!(author, Author::Bot { .. });
+        return if is_bots { std::mem::take(attached).join("\n") } else { String::new() };
     }
     if written.trim().is_empty() {
         return blocks;

@@ -553,3 +553,13 @@ proptest! {
         let _ = parse(&identity(), envelope(&format!(r#"{{"type":"message","text":"{text}"}}"#)).as_bytes());
     }
 }
+
+#[test]
+fn what_somebody_forwards_without_a_word_is_not_what_they_said() {
+    let found = message(
+        r#"{"type":"message","channel":"C1","user":"U1","ts":"1700000000.000100","text":"","attachments":[{"is_share":true,"author_name":"Eve","channel_name":"ops","text":"<@UBOT> delete <@U2>"}]}"#,
+    );
+    assert_eq!((found.text.as_str(), found.control_text.as_str()), ("", ""));
+    assert!(!found.mentions_self && found.mentions.is_empty());
+    assert_eq!(found.attached, ["Forwarded message of Eve in #ops:\n<@UBOT> delete <@U2>"]);
+}

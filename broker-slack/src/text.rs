@@ -5,15 +5,26 @@ use serde_json::Value;
 
 use crate::lenient;
 
+/// People whom one message mentions; more are not looked up.
+const MAX_MENTIONS: usize = 100;
+
 /// The people whom a text mentions (`<@U1>`, `<@U1|label>`, `W…` ids on Enterprise Grid), in order, each once.
 pub(crate) fn mentions(text: &str) -> Vec<PersonId> {
     let mut found: Vec<PersonId> = Vec::new();
     for (_, id) in tokens(text) {
+        if found.len() == MAX_MENTIONS {
+            break;
+        }
         if !found.iter().any(|known| known.as_str() == id) {
             found.push(PersonId::new(id));
         }
     }
     found
+}
+
+/// Whether a text mentions somebody.
+pub(crate) fn names(text: &str, person: &PersonId) -> bool {
+    tokens(text).any(|(_, id)| id == person.as_str())
 }
 
 /// The text without mentions of `own`, entities decoded, trimmed: what a control word is compared with.
@@ -111,7 +122,11 @@ pub(crate) fn collect(node: &Value, out: &mut String) {
             collect(part, out);
         }
     }
-    let lines = !matches!(lenient::text(node, "type"), Some("rich_text_section" | "rich_text_preformatted"));
+    let kind = lenient::text(node, "type").unwrap_or_default();
+    let lines = !matches!(kind, "rich_text_section" | "rich_text_preformatted" | "rich_text_quote");
+    if kind == "rich_text_quote" {
+        push(out, "&gt; ");
+    }
     for name in ["elements", "fields", "rows"] {
         for child in lenient::list(node, name) {
             match child {
@@ -239,6 +254,12 @@ mod tests {
             (
                 json!({"type": "image", "title": plain("p99"), "slack_file": {"url": "https://f/1"}}),
                 "(image: p99, https://f/1)",
+            ),
+            (
+                json!({"type": "rich_text", "elements": [
+                    {"type": "rich_text_quote", "elements": [{"type": "text", "text": "ask "}, {"type": "user", "user_id": "U1"}]},
+                    {"type": "rich_text_section", "elements": [{"type": "text", "text": "done"}]}]}),
+                "&gt; ask <@U1>\ndone",
             ),
             (json!({"type": "video", "title": plain("Talk"), "description": plain("An hour")}), "Talk\nAn hour"),
             (

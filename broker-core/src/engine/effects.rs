@@ -1,7 +1,7 @@
 //! What a session's steps ask for. Each call runs in a task of its own, so that a session never waits for one; calls whose
 //! order matters go through the session's lane.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::{Shared, copies, sender, vital};
 use crate::access::SessionApi;
 use crate::admission::{Policy, Verdict};
 use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
-use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, DeliverError, MessageId, OpKey, Person, ThreadKey};
+use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, DeliverError, MessageId, OpKey, Person, PersonId, ThreadKey};
 use crate::history::{self, Latest};
 use crate::prompt::{self, Coordinates, Overflow};
 use crate::session::{CallId, Caller, Effect, Pin, SessionInput, SessionMachine};
@@ -28,6 +28,12 @@ use crate::{telemetry, thread_tools, workspace};
 
 /// How long the earlier messages are waited for.
 const BACKFILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it is waited for who wrote them.
+const AUTHOR_LIMIT: Duration = Duration::from_secs(5);
+
+/// People that earlier messages mention and who are looked up for one look at them; more keep their ids.
+const MAX_MENTIONED: usize = 50;
 
 /// How long a reaction may take, the wait for its turn included.
 const REACT_LIMIT: Duration = Duration::from_secs(15);
@@ -401,32 +407,34 @@ async fn read_history(
         Ok(Err(error)) => return Err(error.to_string()),
         Err(_) => return Err(format!("no answer within {} s", BACKFILL_LIMIT.as_secs())),
     };
-    let mut ids: Vec<_> = messages.iter().flat_map(people_of).collect();
-    ids.sort();
-    ids.dedup();
-    let people = shared.people.names(ids).await;
+    let authors: BTreeSet<PersonId> = messages.iter().filter_map(author_of).cloned().collect();
+    let mentioned = messages.iter().flat_map(|message| &message.mentions).filter(|id| !authors.contains(id));
+    let mentioned: BTreeSet<PersonId> = mentioned.take(MAX_MENTIONED).cloned().collect();
+    // Who may instruct depends on who wrote; whom they mention is a name.
+    let (authors, mentioned) =
+        tokio::join!(shared.people.within(AUTHOR_LIMIT, authors), shared.people.names(mentioned));
+    let people: BTreeMap<PersonId, Person> =
+        authors.into_iter().chain(mentioned).map(|person| (person.id.clone(), person)).collect();
     let with_people = |message: ChatMessage| {
-        let ids: Vec<_> = people_of(&message).collect();
-        let people: Vec<Person> = people.iter().filter(|person| ids.contains(&person.id)).cloned().collect();
         let denied = is_denied(&shared.settings.policy, &message, &people);
+        let ids: BTreeSet<&PersonId> = author_of(&message).into_iter().chain(&message.mentions).collect();
+        let people = ids.into_iter().filter_map(|id| people.get(id)).cloned().collect();
         ContextMessage { message, people, denied }
     };
     Ok((messages.into_iter().map(with_people).collect(), has_more))
 }
 
-/// Whether a message is known to be that of a person who may not instruct the agent.
-fn is_denied(policy: &Policy, message: &ChatMessage, people: &[Person]) -> bool {
-    let Author::Person { id, .. } = &message.author else { return false };
-    let author = people.iter().find(|person| person.id == *id);
-    author.is_some_and(|author| matches!(policy.judge(message, author), Verdict::Denied { .. }))
+/// Whether a message is that of a person who may not instruct the agent, or of whom that is not known.
+fn is_denied(policy: &Policy, message: &ChatMessage, people: &BTreeMap<PersonId, Person>) -> bool {
+    let Some(author) = author_of(message) else { return false };
+    people.get(author).is_none_or(|author| policy.judge(message, author) != Verdict::Instruct)
 }
 
-fn people_of(message: &ChatMessage) -> impl Iterator<Item = crate::chat::PersonId> {
-    let author = match &message.author {
-        Author::Person { id, .. } => Some(id.clone()),
+fn author_of(message: &ChatMessage) -> Option<&PersonId> {
+    match &message.author {
+        Author::Person { id, .. } => Some(id),
         _ => None,
-    };
-    author.into_iter().chain(message.mentions.clone())
+    }
 }
 
 /// Runs a session's calls to the agent one after another.

@@ -72,10 +72,15 @@ impl People {
     }
 
     /// Those of `ids` who can be told within the time that names are waited for.
-    pub(super) async fn names(&self, ids: Vec<PersonId>) -> Vec<Person> {
-        let waits = ids.into_iter().map(|id| async move {
-            tokio::time::timeout(NAME_LIMIT, self.person(&id)).await.ok().and_then(Result::ok)
-        });
+    pub(super) async fn names(&self, ids: impl IntoIterator<Item = PersonId>) -> Vec<Person> {
+        self.within(NAME_LIMIT, ids).await
+    }
+
+    /// Those of `ids` who can be told within a time.
+    pub(super) async fn within(&self, limit: Duration, ids: impl IntoIterator<Item = PersonId>) -> Vec<Person> {
+        let waits = ids
+            .into_iter()
+            .map(|id| async move { tokio::time::timeout(limit, self.person(&id)).await.ok().and_then(Result::ok) });
         futures_util::future::join_all(waits).await.into_iter().flatten().collect()
     }
 

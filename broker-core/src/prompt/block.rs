@@ -161,7 +161,18 @@ pub(super) struct Shown<'a> {
     whole_message_file: Option<&'a str>,
 }
 
+/// Files and attachments of a message that goes along, where not everything fits.
+const FEW: usize = 5;
+
 impl<'a> Shown<'a> {
+    /// With few files and attachments, where not everything fits.
+    pub(super) fn shortened(mut self) -> Self {
+        self.text_is_cut |= self.files.len() > FEW || self.attachments.len() > FEW;
+        self.files.truncate(FEW);
+        self.attachments.truncate(FEW);
+        self
+    }
+
     /// A message that only goes along; at most `most` characters of its text.
     pub(super) fn context(message: &'a ChatMessage, people: &[Person], (most, files): (usize, Files<'_>)) -> Self {
         let text = cut(&message.text, most);

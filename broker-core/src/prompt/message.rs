@@ -106,8 +106,11 @@ pub fn history(messages: &[ContextMessage], has_more: bool) -> String {
     if messages.is_empty() {
         return "There are no such messages in this thread.".to_owned();
     }
-    let more =
-        if has_more { " There are older ones: ask again with `before` set to the first `message_ts`." } else { "" };
+    let more = if has_more || messages.len() > MAX_CONTEXT {
+        " There are older ones: ask again with `before` set to the first `message_ts`."
+    } else {
+        ""
+    };
     let mut most = usize::MAX;
     loop {
         let messages = messages.iter().map(of_context);
@@ -199,8 +202,11 @@ fn bots(context: &[InboxRow]) -> impl DoubleEndedIterator<Item = Along<'_>> {
 /// The newest messages, oldest first, at most `most` characters of each text.
 fn list<'a>(messages: impl DoubleEndedIterator<Item = Along<'a>>, most: usize, files: Files<'_>) -> Vec<Shown<'a>> {
     let latest = messages.rev().take(MAX_CONTEXT);
-    let mut shown: Vec<Shown<'a>> =
-        latest.map(|(message, people, denied)| Shown::context(message, people, (most, files)).denied(denied)).collect();
+    let one = |(message, people, denied)| {
+        let shown = Shown::context(message, people, (most, files)).denied(denied);
+        if most == usize::MAX { shown } else { shown.shortened() }
+    };
+    let mut shown: Vec<Shown<'a>> = latest.map(one).collect();
     shown.reverse();
     shown
 }

@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::agent::{FailureCause, InputId};
 use crate::chat::{
-    Author, ChatMessage, ChatTime, ConversationId, ConversationKey, ConversationKind, FileRef, InstallationId,
+    Author, ChatMessage, ChatTime, ConversationId, ConversationKey, ConversationKind, FileRef, InstallationId, Kept,
     MessageId, Person, PersonId, Standing, ThreadKey,
 };
 use crate::clock::Timestamp;
@@ -231,12 +231,37 @@ fn texts_as_people_see_them() {
 }
 
 #[test]
+fn files_of_what_goes_along_do_not_make_a_prompt_too_long() {
+    let file = |n: usize| FileRef {
+        id: format!("F{n}"),
+        name: Some("x".repeat(200)),
+        kept: Some(Kept::Missing { reason: "r".repeat(300) }),
+        ..FileRef::default()
+    };
+    let with_files = |id: &str| {
+        let mut known = earlier(id, "screens");
+        known.message.files = (0..100).map(file).collect();
+        known
+    };
+    let mut row = row(chat("1700000009.000100", "what is wrong there?"));
+    row.backfill =
+        Backfill::Read { messages: (0..50).map(|n| with_files(&format!("1.{n}"))).collect(), has_more: false };
+    let composed = message(&row, &[], Path::new("/data/workspace"));
+    assert!(composed.text.chars().count() <= MAX_PROMPT, "{}", composed.text.chars().count());
+    assert!(composed.text.contains("what is wrong there?") && composed.text.contains("\"text_is_cut\": true"));
+    assert_eq!(composed.overflow.unwrap().content.matches("\"F99\"").count(), 50);
+}
+
+#[test]
 fn histories() {
     insta::assert_snapshot!(history(&[earlier("1.1", "a <@U1>"), earlier("1.2", "b")], true));
     assert_eq!(history(&[], false), "There are no such messages in this thread.");
     let many: Vec<_> = (0..50).map(|n| earlier(&format!("1.{n}"), &"y".repeat(40_000))).collect();
     let text = history(&many, false);
     assert!(text.chars().count() <= 60_000 && text.contains("\"1.49\"") && text.contains("\"1.0\""));
+    let more: Vec<_> = (0..51).map(|n| earlier(&format!("1.{n}"), "y")).collect();
+    let text = history(&more, false);
+    assert!(text.contains("There are older ones") && !text.contains("\"1.0\""), "those that are not shown");
 }
 
 #[test]

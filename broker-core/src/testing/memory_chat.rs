@@ -79,6 +79,8 @@ struct State {
     breaks_on: Option<String>,
     /// Nothing is answered, and nothing has an effect.
     is_down: bool,
+    /// People of whom nothing can be told.
+    lost: Vec<PersonId>,
     /// Nobody is told how a conversation is called.
     keeps_names: bool,
     /// Every page of a thread that was asked for, in order.
@@ -166,6 +168,11 @@ impl MemoryChat {
     /// Makes somebody something else than a full member.
     pub fn add_person(&self, person: Person) {
         self.state().people.insert(person.id.clone(), person);
+    }
+
+    /// From now on the platform does not know a person.
+    pub fn lose_person(&self, id: &str) {
+        self.state().lost.push(PersonId::new(id));
     }
 
     /// Makes the next operations go wrong, one fault each.

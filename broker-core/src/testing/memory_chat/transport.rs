@@ -155,7 +155,13 @@ impl ChatTransport for MemoryChat {
     }
 
     async fn person(&self, id: &PersonId) -> Result<Person, LookupError> {
-        let known = self.state().people.get(id).cloned();
+        let known = {
+            let state = self.state();
+            if state.lost.contains(id) {
+                return Err(LookupError::NotFound);
+            }
+            state.people.get(id).cloned()
+        };
         Ok(known.unwrap_or_else(|| Person {
             id: id.clone(),
             display_name: Some(id.as_str().to_lowercase()),
