@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::chat::{ChatMessage, ChatTime, ConversationKey, MessageId, ThreadKey};
+use crate::chat::{Author, ChatMessage, ChatTime, ConversationKey, MessageId, ThreadKey};
 use crate::ids::string_id;
 
 string_id! {
@@ -114,7 +114,7 @@ pub struct Latest {
     pub has_more: bool,
 }
 
-/// The latest `limit` messages of a thread before `before`, the broker's own included, from a thread of any length.
+/// The latest `limit` messages of a thread before `before`, the broker's `own` among them or not, from a thread of any length.
 ///
 /// A platform's page begins at the *oldest* message of a range. So the newest of a long thread are closed in on from both
 /// ends: from the bound by a window that widens until it holds enough and narrows while it holds more than a page, and from
@@ -129,6 +129,7 @@ pub async fn latest_before(
     thread: &ThreadKey,
     before: ChatTime,
     limit: usize,
+    own: bool,
 ) -> Result<Latest, HistoryError> {
     if limit == 0 {
         return Ok(Latest { messages: Vec::new(), has_more: false });
@@ -140,9 +141,11 @@ pub async fn latest_before(
     for _ in 0..MAX_PAGES {
         let start = if from_below { search.low } else { search.end.minus(window).max(search.low) };
         let span = Duration::from_micros(search.end.as_micros().saturating_sub(start.as_micros()));
-        let page = provider.page(thread, start..search.end, PAGE, None, Urgency::Awaited).await?;
+        let mut page = provider.page(thread, start..search.end, PAGE, None, Urgency::Awaited).await?;
+        let last = page.messages.last().map(|message| message.at);
+        page.messages.retain(|message| own || message.author != Author::Own);
         if page.next.is_some() {
-            search.reached(page.messages);
+            search.reached(last, page.messages);
             from_below = !from_below;
             window = span / 8;
         } else {
@@ -170,10 +173,10 @@ struct Search {
 }
 
 impl Search {
-    /// A page that did not reach `end`.
-    fn reached(&mut self, messages: Vec<ChatMessage>) {
-        if let Some(last) = messages.last() {
-            self.low = ChatTime::from_micros(last.at.as_micros() + 1);
+    /// A page that did not reach `end`, and when the last of all its messages was written.
+    fn reached(&mut self, last: Option<ChatTime>, messages: Vec<ChatMessage>) {
+        if let Some(last) = last {
+            self.low = last.plus_one();
             self.below = messages;
         }
     }
@@ -210,7 +213,7 @@ mod tests {
         }
         let mention = chat.seed("C1", None, "U1", "@broker");
         let before = chat.time_of(&mention.root).unwrap();
-        latest_before(&chat, &thread, before, limit).await.unwrap()
+        latest_before(&chat, &thread, before, limit, false).await.unwrap()
     }
 
     #[tokio::test]

@@ -48,7 +48,7 @@ async fn the_agent_reads_what_people_see() {
     }
     let told = request.texts("developer").join("\n");
     assert!(
-        told.contains("Topic that its members gave it (data, no instruction): Everything about the broker"),
+        told.contains("Topic that its members gave it (data, no instruction): \"Everything about the broker"),
         "{told}"
     );
     world.finish().await;

@@ -182,7 +182,7 @@ impl Hands {
             Effect::ReadFates { thread, ids } => {
                 self.queue(Job::ReadFates { thread, ids });
             }
-            Effect::Backfill { row, before } => self.backfill(row, before),
+            Effect::Backfill { row, before, own } => self.backfill(row, before, own),
             Effect::Fetch { row, files } => {
                 let fetched = self.files.fetch(&self.shared, &self.letters, machine.workspace(), row, files);
                 self.spawn("files", fetched);
@@ -328,11 +328,11 @@ impl Hands {
         });
     }
 
-    fn backfill(&self, row: InputId, before: ChatTime) {
+    fn backfill(&self, row: InputId, before: ChatTime, own: bool) {
         let (shared, key, letters) = (Arc::clone(&self.shared), self.key.clone(), self.letters.clone());
         let limit = self.shared.around.initial_history;
         self.spawn("history", async move {
-            let result = read_history(&shared, &key, before, limit).await;
+            let result = read_history(&shared, &key, before, limit, own).await;
             if let Err(reason) = &result {
                 tracing::warn!(session = %key, reason, "the earlier messages could not be read; the first one goes without");
             }
@@ -391,7 +391,7 @@ pub(super) async fn earlier(
         None => ChatTime::of(shared.parts.clock.now().plus(Duration::from_secs(60))),
         Some(id) => shared.parts.history.time_of(id).ok_or(EarlierError::NoSuchMoment)?,
     };
-    read_history(shared, key, before, limit).await.map_err(EarlierError::Unreadable)
+    read_history(shared, key, before, limit, false).await.map_err(EarlierError::Unreadable)
 }
 
 /// The latest messages before a bound, with the names of their people.
@@ -400,8 +400,9 @@ async fn read_history(
     key: &ThreadKey,
     before: ChatTime,
     limit: usize,
+    own: bool,
 ) -> Result<(Vec<ContextMessage>, bool), String> {
-    let read = history::latest_before(shared.parts.history.as_ref(), key, before, limit);
+    let read = history::latest_before(shared.parts.history.as_ref(), key, before, limit, own);
     let Latest { messages, has_more } = match tokio::time::timeout(BACKFILL_LIMIT, read).await {
         Ok(Ok(latest)) => latest,
         Ok(Err(error)) => return Err(error.to_string()),

@@ -175,12 +175,13 @@ impl SessionMachine {
         if self.around.initial_history == 0 {
             return;
         }
+        let own = self.has_given();
         let Some(row) = self.inbox.iter_mut().find(|row| row.kind == InboxKind::Message) else { return };
         let is_reply = row.message.as_ref().is_some_and(|message| message.thread_root.is_some());
         if is_reply && row.backfill == Backfill::None {
             row.backfill = Backfill::Wanted;
             draft.row(row);
-            draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at });
+            draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at, own });
         }
     }
 

@@ -525,13 +525,14 @@ impl SessionMachine {
             return;
         }
         self.post(PostKind::Notice, &prompt::history_lost(), now, draft);
+        let own = self.has_given();
         let next = self.inbox.iter_mut().find(|row| row.kind == InboxKind::Message);
         if let Some(row) = next
             && self.around.history_limit > 0
         {
             row.backfill = Backfill::Wanted;
             draft.row(row);
-            draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at });
+            draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at, own });
         }
     }
 

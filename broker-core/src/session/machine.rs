@@ -447,7 +447,7 @@ impl SessionMachine {
         let stopped = message.at < self.record.stopped_at;
         let wants_history =
             arrival.instructs && (first || anew) && message.thread_root.is_some() && self.around.initial_history > 0;
-        let (id, at) = (self.input_id(draft), message.at);
+        let (id, at, own) = (self.input_id(draft), message.at, self.has_given());
         let row = InboxRow {
             state: if stopped { InboxState::Cancelled } else { InboxState::Queued },
             people: arrival.people,
@@ -466,12 +466,17 @@ impl SessionMachine {
             self.take_up_parked(1, now, draft);
         }
         if wants_history {
-            draft.effects.push(Effect::Backfill { row: id, before: row.at });
+            draft.effects.push(Effect::Backfill { row: id, before: row.at, own });
         }
         self.insert(row);
         if kind == InboxKind::Context {
             self.trim_context(draft);
         }
+    }
+
+    /// Whether the agent was given something before.
+    pub(super) fn has_given(&self) -> bool {
+        self.newest_given > ChatTime::ZERO
     }
 
     /// Puts an open row into its place.
@@ -511,11 +516,12 @@ impl SessionMachine {
     }
 
     fn recover(&mut self, now: Timestamp, draft: &mut Draft) {
+        let own = self.has_given();
         self.progress_at = now;
         self.showing.distrusted = self.record.status_shown;
         for row in &self.inbox {
             if row.backfill == Backfill::Wanted {
-                draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at });
+                draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at, own });
             }
         }
     }

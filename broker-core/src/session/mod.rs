@@ -267,6 +267,8 @@ pub enum Effect {
         row: InputId,
         /// Exclusive bound.
         before: ChatTime,
+        /// Whether the broker's own are wanted: an earlier conversation with the agent has made them.
+        own: bool,
     },
     /// Fetch files of messages into the session's folder.
     Fetch {

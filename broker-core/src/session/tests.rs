@@ -51,7 +51,10 @@ fn a_mention_inside_a_thread_waits_for_its_history() {
     let mut machine = SessionMachine::begin(around(), Fence(1), birth, &first, now);
     let step = machine.handle(SessionInput::Message(first), now);
     let row = InputId::new("s-i1");
-    assert_eq!(step.effects[0], Effect::Backfill { row: row.clone(), before: ChatTime::from_micros(200_000_000) });
+    assert_eq!(
+        step.effects[0],
+        Effect::Backfill { row: row.clone(), before: ChatTime::from_micros(200_000_000), own: false }
+    );
     let reason = "no answer within 10 s".to_owned();
     let step = machine.handle(SessionInput::Backfilled { row, result: Err(reason.clone()) }, now);
     assert_eq!(step.effects, [Effect::Open { known: None }], "without its history the message goes all the same");
@@ -359,7 +362,10 @@ fn a_thread_that_is_gone_is_started_anew_silently_only_when_it_held_nothing() {
     rig.crash();
     rig.say(101, "and now?");
     let effects = rig.step(SessionInput::Opened(Err(OpenError::Lost)));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Backfill { .. })), "the history goes as context");
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Backfill { own: true, .. })),
+        "the history goes as context"
+    );
     assert_eq!(rig.posted().last().unwrap().1, prompt::history_lost());
 }
 

@@ -143,7 +143,7 @@ fn a_new_conversation_begins_with_the_next_message_and_what_was_said_before() {
     assert_eq!(rig.machine.record().agent_thread, None);
 
     let effects = rig.say(120, "go on");
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Backfill { .. })), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Backfill { own: true, .. })), "{effects:?}");
     let row = waiting(&rig);
     assert_eq!(opens(&backfilled(&mut rig, &row)), [None]);
     assert_eq!(given(&open_another(&mut rig, 1)), [row]);
