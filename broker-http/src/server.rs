@@ -258,7 +258,16 @@ async fn connection(
         () = tokio::time::sleep(limits.connection) => limits.longest(),
         () = stop.cancelled() => limits.stop,
     };
-    // What is being answered may be finished, nothing new is begun.
+    // What is being answered may be finished, nothing new is begun. Its place may be needed and the server may stop meanwhile.
     connection.as_mut().graceful_shutdown();
-    tokio::time::timeout(rest, connection).await.unwrap_or(Ok(()))
+    let stopped = async {
+        stop.cancelled().await;
+        tokio::time::sleep(limits.stop).await;
+    };
+    tokio::select! {
+        ended = connection => ended,
+        () = seat.gone() => Ok(()),
+        () = stopped => Ok(()),
+        () = tokio::time::sleep(rest) => Ok(()),
+    }
 }

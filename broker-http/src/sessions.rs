@@ -44,7 +44,11 @@ pub(crate) struct Sessions {
 
 /// Whoever asks: which session its token opens. Known before anything of the body is read.
 #[derive(Debug, Clone)]
-struct Opened(ThreadKey);
+struct Opened {
+    thread: ThreadKey,
+    /// Of the token: while the body comes it may be revoked.
+    generation: u64,
+}
 
 /// A place among a session's requests, given back when it is dropped.
 struct Place {
@@ -86,7 +90,11 @@ impl Sessions {
             None => None,
         };
         let opens = key.opens(session.as_ref().map(|session| (&session.id, session.token_generation)), token);
-        thread.filter(|_| opens).map(|thread| Some(Opened(thread))).ok_or(Refusal::Forbidden)
+        let generation = session.map(|session| session.token_generation);
+        match (thread, generation) {
+            (Some(thread), Some(generation)) if opens => Ok(Some(Opened { thread, generation })),
+            _ => Err(Refusal::Forbidden),
+        }
     }
 
     /// A place among the requests of a session.
@@ -109,8 +117,11 @@ impl Sessions {
         let door = self.door()?;
         let thread = find(&door);
         if matches!(self.access, Access::Tokens(_)) {
-            let Some(Opened(own)) = asks.get::<Opened>() else { return Err(Refusal::Forbidden) };
-            return thread.filter(|thread| thread == own).map(|thread| (door, thread)).ok_or(Refusal::Forbidden);
+            let Some(Opened { thread: own, generation }) = asks.get::<Opened>() else { return Err(Refusal::Forbidden) };
+            let thread = thread.filter(|thread| thread == own).ok_or(Refusal::Forbidden)?;
+            let session = door.session(&thread).await?;
+            let opens = session.is_some_and(|session| session.token_generation == *generation);
+            return if opens { Ok((door, thread)) } else { Err(Refusal::Forbidden) };
         }
         let thread = thread.ok_or(Refusal::SessionNotFound)?;
         match door.session(&thread).await? {
@@ -151,7 +162,7 @@ async fn before(State(sessions): State<Arc<Sessions>>, mut request: Request, nex
         return Refusal::NotJson.into_response();
     }
     let Some(opened) = opened else { return next.run(request).await };
-    let _place = match sessions.place(&opened.0) {
+    let _place = match sessions.place(&opened.thread) {
         Ok(place) => place,
         Err(refusal) => return refusal.into_response(),
     };

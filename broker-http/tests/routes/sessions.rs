@@ -192,3 +192,48 @@ async fn before_the_broker_is_connected_there_is_nothing_to_open() {
     let request = format!("POST /sessions/C1:1.1/retry HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}");
     assert_eq!(parse(&server.raw(&request).await).1["error"], "starting");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_read_no_answer_keep_nobody_out_and_no_server_up() {
+    let limits = Limits { connections: 4, connection: Duration::from_millis(100), ..Limits::default() };
+    let house = House::new(Access::Tokens(Arc::new(key())), limits).await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut stream = house.server.connect().await;
+        let many = "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(3_000);
+        // Until nothing more is taken, since no answer is read.
+        let _ = timeout(Duration::from_millis(300), stream.write_all(many.as_bytes())).await;
+        held.push(stream);
+    }
+    let (status, ..) = house.server.get("/healthz").await;
+    assert_eq!(status, 200);
+    house.server.stop.cancel();
+    let ended = timeout(Limits::default().stop * 5, house.server.task).await;
+    assert!(ended.is_ok(), "it is still up");
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_while_the_body_comes_opens_nothing() {
+    let house = House::closed().await;
+    let token = house.token(&house.ours).await;
+    let (conversation, root) = (&house.ours.conversation, &house.ours.root);
+    let body = format!("{{\"channel_id\":\"{conversation}\",\"thread_ts\":\"{root}\",\"text\":\"too late\"}}");
+    let head = format!(
+        "POST /slack/post-message HTTP/1.1\r\nhost: localhost\r\n{JSON}{}content-length: {}\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n",
+        bearer(&token),
+        body.len()
+    );
+    let mut stream = house.server.connect().await;
+    stream.write_all(head.as_bytes()).await.expect("it is taken");
+    // The token has been looked at by then.
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.expect("it is asked to go on");
+    assert!(go_on.starts_with(b"HTTP/1.1 100"), "{go_on:?}");
+    let revoke = format!("/sessions/{}/revoke-token", house.ours.short());
+    let (status, ..) = house.post(&revoke, &format!("{JSON}{}", bearer(&token)), "{}").await;
+    assert_eq!(status, 200);
+    stream.write_all(body.as_bytes()).await.expect("it is taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}
