@@ -67,6 +67,11 @@ impl Checked {
         self.bytes
     }
 
+    /// How many bytes of the disk its copy takes that are not taken yet.
+    pub fn needs(&self) -> u64 {
+        if self.received.is_some() { 0 } else { self.bytes }
+    }
+
     /// Copies it, for as long as `goes_on` says so. Nothing is left behind where that fails. Blocks.
     ///
     /// # Errors

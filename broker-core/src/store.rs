@@ -34,10 +34,27 @@ string_id! {
 impl PostId {
     /// The id of a post that its maker gave a name: the same for the same session and name, whatever the name holds.
     pub fn named(session: &SessionId, name: &str) -> Self {
-        let digest = Sha256::digest(name.as_bytes());
-        let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Self::new(format!("{session}-k{hex}"))
+        Self::new(format!("{session}-k{}", hex(Sha256::digest(name.as_bytes()).iter().take(16))))
     }
+}
+
+string_id! {
+    /// What was asked for under a name, as a digest: whoever asks again under that name has to ask for the same.
+    Fingerprint
+}
+impl Fingerprint {
+    /// The digest of these pieces. Each counts for itself: what ends one piece never passes for the beginning of the next.
+    pub fn of(pieces: &[&[u8]]) -> Self {
+        let digest = pieces.iter().fold(Sha256::new(), |digest, piece| {
+            let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+            digest.chain_update(length.to_be_bytes()).chain_update(piece)
+        });
+        Self::new(hex(digest.finalize().iter()))
+    }
+}
+
+fn hex<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
 string_id! {

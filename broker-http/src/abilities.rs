@@ -10,19 +10,20 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use broker_core::chat::{MessageId, PartBody, ThreadKey};
-use broker_core::engine::{Door, EarlierError};
+use broker_core::engine::{Door, EarlierError, Once};
 use broker_core::prompt;
 use broker_core::session::PostFate;
-use broker_core::store::{PartRow, PostId};
+use broker_core::store::{Fingerprint, PartRow, PostId};
 use broker_core::thread_tools::{self, Method, Route, ToolAnswer, ToolCommand, ToolRefusal};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use crate::body;
-use crate::content;
+use crate::content::{self, Content};
+use crate::fields;
 use crate::message;
 use crate::refusal::Refusal;
-use crate::sessions::Sessions;
+use crate::sessions::{Admitted, Sessions};
 
 /// The header by which a request may be sent twice and is served once.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -40,17 +41,16 @@ pub(crate) fn router() -> Router<Arc<Sessions>> {
 }
 
 async fn serve(sessions: &Sessions, route: &'static Route, request: Request) -> Result<Response, Refusal> {
-    let (parts, content) = request.into_parts();
-    let once = once(&parts.headers)?;
+    let (parts, body) = request.into_parts();
+    let key = idempotency_key(&parts.headers)?;
     let limits = sessions.limits;
-    let (arguments, received) = match (route.method, route.content()) {
+    let (arguments, content) = match (route.method, route.content()) {
         (Method::Get, _) => (query(&parts)?, None),
-        (Method::Post, None) => (body::object(content, limits.body_bytes, limits.body).await?, None),
-        (Method::Post, Some(field)) => {
-            content::object(&parts.headers, content, field, sessions, sessions.door()?).await?
-        }
+        (Method::Post, None) => (body::object(body, limits.body_bytes, limits.body).await?, None),
+        (Method::Post, Some(field)) => content::object(&parts.headers, body, field, sessions, sessions.door()?).await?,
     };
-    let path = received.as_ref().map(|received| received.path().to_owned());
+    let once = key.map(|key| Once { key, fingerprint: fingerprint(route, &arguments, content.as_ref()) });
+    let path = content.as_ref().map(|content| content.received.path().to_owned());
     let open =
         async |place: &(String, String)| sessions.open(&parts.extensions, |door| door.thread(&place.0, &place.1)).await;
     // Whose thread it is comes first: nobody is told what else is wrong with a request about another's.
@@ -59,7 +59,7 @@ async fn serve(sessions: &Sessions, route: &'static Route, request: Request) -> 
         None => None,
     };
     let asked = route.read(arguments, path).map_err(|refusal| refused(route, refusal))?;
-    let (door, thread) = match opened {
+    let Admitted { door, thread, place: _place } = match opened {
         Some(opened) => opened,
         None => open(&(asked.conversation, asked.root)).await?,
     };
@@ -73,14 +73,14 @@ async fn serve(sessions: &Sessions, route: &'static Route, request: Request) -> 
             let once = once.filter(|_| matches!(command, ToolCommand::Post { .. } | ToolCommand::File(_)));
             let answer = timeout(limits.request, door.call(&thread, command, once)).await;
             // Once it is answered, what came with it has been moved or is not wanted.
-            drop(received);
+            drop(content);
             told(&door, answer.map_err(|_| Refusal::OutcomeUnknown)??).await
         }
     }
 }
 
 /// What the client calls its request, when it does.
-fn once(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     let key = match (keys.next(), keys.next()) {
         (None, _) => return Ok(None),
@@ -95,20 +95,23 @@ fn once(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     key.map(|key| Some(key.to_owned())).ok_or_else(wrong)
 }
 
+/// What is asked for, whatever order and form its fields came in.
+fn fingerprint(route: &Route, arguments: &Map<String, Value>, content: Option<&Content>) -> Fingerprint {
+    // Fields are kept in the order of their names.
+    let fields = Value::Object(arguments.clone()).to_string();
+    let digest = content.map(|content| content.digest.as_slice()).unwrap_or_default();
+    Fingerprint::of(&[route.path().as_bytes(), fields.as_bytes(), digest])
+}
+
 fn query(parts: &Parts) -> Result<Map<String, Value>, Refusal> {
     let mut arguments = Map::new();
     for (name, value) in form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
         if arguments.insert(name.clone().into_owned(), json!(value)).is_some() {
-            let message = format!("`{}` stands in the query twice", shown(&name));
+            let message = format!("`{}` stands in the query twice", fields::beginning(&name));
             return Err(Refusal::own(StatusCode::BAD_REQUEST, "repeated_query", message));
         }
     }
     Ok(arguments)
-}
-
-/// The beginning of something that a client wrote.
-fn shown(text: &str) -> String {
-    text.chars().take(100).collect()
 }
 
 /// Arguments that are not right, by the codes that clients of this API know.
@@ -189,6 +192,7 @@ async fn told(door: &Door, answer: ToolAnswer) -> Result<Response, Refusal> {
         ToolAnswer::Refused { code, message } => {
             let status = match code {
                 "stopped" | "turn_over" | "no_turn" | "no_job" => StatusCode::CONFLICT,
+                "idempotency_key_reused" => StatusCode::UNPROCESSABLE_ENTITY,
                 "too_many_open_posts" => StatusCode::TOO_MANY_REQUESTS,
                 "refused" => StatusCode::BAD_GATEWAY,
                 "unavailable" | "failed" | "busy" => StatusCode::SERVICE_UNAVAILABLE,
@@ -241,7 +245,7 @@ pub(crate) async fn look(
     let parts = timeout(sessions.limits.request, door.post(&id)).await.map_err(|_| Refusal::TimedOut)??;
     // Whose it is, or that there is none, is told to nobody whose it is not.
     sessions.open(request.extensions(), |_| parts.first().map(|part| part.thread.clone())).await?;
-    let Some(PostFate { arrived, of, open, error }) = PostFate::of(&parts) else { return Err(Refusal::NotFound) };
+    let Some(PostFate { arrived, of, open, error, .. }) = PostFate::of(&parts) else { return Err(Refusal::NotFound) };
     let state = match (open, &error) {
         (true, _) => "queued",
         (false, None) => "sent",

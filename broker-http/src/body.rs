@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
+use crate::fields;
 use crate::refusal::Refusal;
 
 /// How long a body that is too large is read on and thrown away, so that whoever is still sending hears the answer.
@@ -25,14 +26,9 @@ pub(crate) fn promises_json(headers: &HeaderMap) -> bool {
 /// The JSON object of a body; an empty body is an empty one.
 pub(crate) async fn object(body: Body, most: usize, limit: Duration) -> Result<Map<String, Value>, Refusal> {
     let bytes = timeout(limit, bytes(body, most)).await.unwrap_or(Err(Refusal::BodyTooSlow))?;
-    if bytes.is_empty() {
-        return Ok(Map::new());
-    }
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Refusal::Malformed("the body has to be a JSON object".to_owned())),
-        Err(error) => Err(Refusal::Malformed(format!("the body is not JSON: {error}"))),
-    }
+    // A megabyte takes longer than an async thread may be kept.
+    let read = tokio::task::spawn_blocking(move || fields::read(bytes.as_slice(), None)).await;
+    read.unwrap_or(Err(Refusal::OutcomeUnknown))
 }
 
 async fn bytes(mut body: Body, most: usize) -> Result<Vec<u8>, Refusal> {

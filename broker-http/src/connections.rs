@@ -1,31 +1,58 @@
 //! The connections that are open, and which of them go when there are too many.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    /// Requests of it that are being answered.
-    busy: AtomicUsize,
+    usage: Mutex<Usage>,
     /// Another one needs its place.
     gone: CancellationToken,
 }
 
+/// What a connection is used for.
+#[derive(Debug)]
+struct Usage {
+    /// Requests that are being answered.
+    requests: usize,
+    /// Since when there has been none.
+    idle_since: Instant,
+}
+
 impl Seat {
+    fn new() -> Self {
+        Self { usage: Mutex::new(Usage { requests: 0, idle_since: Instant::now() }), gone: CancellationToken::new() }
+    }
+
+    fn in_use(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// While what this gives is held, a request is being answered.
     pub(crate) fn busy(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::AcqRel);
+        self.in_use().requests += 1;
         Busy(Arc::clone(self))
     }
 
-    /// Returns when the connection has to go.
+    /// Whether a request is being answered.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.in_use().requests > 0
+    }
+
+    /// Returns when the connection has to go: it was without a request when it was chosen.
     pub(crate) async fn gone(&self) {
         self.gone.cancelled().await;
+    }
+
+    /// Since when it waits for a request; absent while it has one, and once it has to go.
+    fn idle_since(&self) -> Option<Instant> {
+        let in_use = self.in_use();
+        (in_use.requests == 0 && !self.gone.is_cancelled()).then_some(in_use.idle_since)
     }
 }
 
@@ -35,7 +62,9 @@ pub(crate) struct Busy(Arc<Seat>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+        let mut in_use = self.0.in_use();
+        in_use.requests -= 1;
+        in_use.idle_since = Instant::now();
     }
 }
 
@@ -62,7 +91,7 @@ impl Seats {
                 Arc::clone(&self.free).acquire_owned().await.ok()?
             }
         };
-        let seat = Arc::new(Seat { busy: AtomicUsize::new(0), gone: CancellationToken::new() });
+        let seat = Arc::new(Seat::new());
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever has gone is held by nobody else any more.
         taken.retain(|seat| Arc::strong_count(seat) > 1);
@@ -72,8 +101,9 @@ impl Seats {
 
     fn evict(&self) {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = |seat: &&Arc<Seat>| seat.busy.load(Ordering::Acquire) == 0 && !seat.gone.is_cancelled();
-        if let Some(seat) = taken.iter().filter(|seat| Arc::strong_count(seat) > 1).find(idle) {
+        let here = taken.iter().filter(|seat| Arc::strong_count(seat) > 1);
+        let longest = here.filter_map(|seat| Some((seat.idle_since()?, seat))).min_by_key(|(since, _)| *since);
+        if let Some((_, seat)) = longest {
             seat.gone.cancel();
         }
     }
@@ -83,19 +113,23 @@ impl Seats {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_one_that_waits_longest_without_a_request_goes() {
-        let seats = Arc::new(Seats::new(3));
+        let seats = Arc::new(Seats::new(4));
         let (first, _one) = seats.take().await.expect("a seat");
+        let (active, _active) = seats.take().await.expect("a seat");
         let (second, two) = seats.take().await.expect("a seat");
         let (third, _three) = seats.take().await.expect("a seat");
         let _busy = first.busy();
+        tokio::time::advance(std::time::Duration::from_secs(5)).await;
+        // It is older than the second, and was asked something a moment ago.
+        drop(active.busy());
         let more = tokio::spawn({
             let seats = Arc::clone(&seats);
             async move { seats.take().await.is_some() }
         });
         second.gone().await;
-        assert!(!first.gone.is_cancelled() && !third.gone.is_cancelled());
+        assert!([first, active, third].iter().all(|seat| !seat.gone.is_cancelled()));
         drop((second, two));
         assert!(more.await.expect("no panic"));
     }

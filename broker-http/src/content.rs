@@ -18,11 +18,12 @@ use broker_core::outgoing::Received;
 use futures_util::stream;
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
-use struson::reader::{JsonReader, JsonStreamReader, ReaderError, ValueType};
+use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::body;
+use crate::fields::{self, Apart, not_json};
 use crate::refusal::Refusal;
 use crate::sessions::Sessions;
 
@@ -35,6 +36,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// After so many bytes it is looked again whether the disk has room for more.
 const ROOM_EVERY: usize = 8 * 1024 * 1024;
 
+/// A file that came with a request.
+pub(crate) struct Content {
+    pub(crate) received: Received,
+    /// What it holds: the same for the same bytes.
+    pub(crate) digest: [u8; 32],
+}
+
 /// The JSON object of a body without `field`, and the file that `field` was.
 pub(crate) async fn object(
     headers: &HeaderMap,
@@ -42,7 +50,7 @@ pub(crate) async fn object(
     field: &'static str,
     sessions: &Sessions,
     door: Door,
-) -> Result<(Map<String, Value>, Option<Received>), Refusal> {
+) -> Result<(Map<String, Value>, Option<Content>), Refusal> {
     let limits = sessions.limits;
     let (most, rest) = (limits.file_body_bytes, limits.body_bytes as u64);
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -50,8 +58,13 @@ pub(crate) async fn object(
         body::throw_away(body).await;
         return Err(Refusal::BodyTooLarge);
     }
-    let beginning = timeout(limits.body, body::beginning(&mut body, limits.body_bytes));
-    let (beginning, whole) = beginning.await.unwrap_or(Err(Refusal::BodyTooSlow))?;
+    let (beginning, whole) = if declared.is_some_and(|declared| declared > rest) {
+        // It takes one of the few places from its first byte on, and has the time of a large one.
+        (Vec::new(), false)
+    } else {
+        let beginning = timeout(limits.body, body::beginning(&mut body, limits.body_bytes));
+        beginning.await.unwrap_or(Err(Refusal::BodyTooSlow))?
+    };
     let parsed = if whole {
         tokio::task::spawn_blocking(move || parse(Cursor::new(beginning), field, (rest, most), &door))
     } else {
@@ -127,74 +140,42 @@ impl<R: Read> Read for Plain<R> {
 /// Reads the object. `rest` bounds everything but the field, `most` the field. Blocks.
 fn parse(
     mut input: impl Read,
-    field: &str,
+    field: &'static str,
     (rest, most): (u64, u64),
     door: &Door,
-) -> Result<(Map<String, Value>, Option<Received>), Refusal> {
+) -> Result<(Map<String, Value>, Option<Content>), Refusal> {
     let (left, trouble) = (Rc::new(Cell::new(rest)), Rc::new(Cell::new(None)));
     let bounded = Bounded { input: &mut input, left: Rc::clone(&left), trouble: Rc::clone(&trouble) };
-    let parsed = fields(bounded, field, most, &left, door);
-    let refusal = match trouble.get() {
-        None => return parsed,
-        Some(io::ErrorKind::TimedOut) => return Err(Refusal::BodyTooSlow),
-        Some(io::ErrorKind::FileTooLarge) => Refusal::BodyTooLarge,
-        Some(_) => return Err(Refusal::Malformed("the body broke off".to_owned())),
+    let mut content = None;
+    let mut onto_disk = |coming: &mut dyn Read| {
+        let others = left.replace(most);
+        content = Some(write(coming, field, door)?);
+        left.set(others);
+        Ok(())
     };
-    drop(parsed);
+    let read = fields::read(bounded, Some(Apart { name: field, read: &mut onto_disk }));
+    let refusal = match (read, trouble.get()) {
+        (Ok(object), None) => return Ok((object, content)),
+        (Err(refusal), None) => refusal,
+        (_, Some(io::ErrorKind::FileTooLarge)) => Refusal::BodyTooLarge,
+        (_, Some(io::ErrorKind::TimedOut)) => return Err(Refusal::BodyTooSlow),
+        (_, Some(_)) => return Err(Refusal::Malformed("the body broke off".to_owned())),
+    };
+    drop(content);
     // Whoever is still sending hears the answer, unless that takes longer.
     let (since, mut thrown_away) = (Instant::now(), vec![0; 64 * 1024]);
     while since.elapsed() < body::LINGER && input.read(&mut thrown_away).is_ok_and(|read| read > 0) {}
     Err(refusal)
 }
 
-fn fields(
-    mut input: impl Read,
-    field: &str,
-    most: u64,
-    left: &Cell<u64>,
-    door: &Door,
-) -> Result<(Map<String, Value>, Option<Received>), Refusal> {
-    let mut first = [0];
-    if input.read(&mut first).map_err(|error| not_json(&error))? == 0 {
-        return Ok((Map::new(), None));
-    }
-    let input = Cursor::new(first).chain(input);
-    let mut json = JsonStreamReader::new(input);
-    if json.peek().map_err(wrong)? != ValueType::Object {
-        return Err(Refusal::Malformed("the body has to be a JSON object".to_owned()));
-    }
-    let (mut object, mut received) = (Map::new(), None);
-    json.begin_object().map_err(wrong)?;
-    while json.has_next().map_err(wrong)? {
-        let name = json.next_name_owned().map_err(wrong)?;
-        if name != field {
-            object.insert(name, json.deserialize_next().map_err(|error| not_json(&error))?);
-            continue;
-        }
-        match json.peek().map_err(wrong)? {
-            ValueType::Null => json.next_null().map_err(wrong)?,
-            ValueType::String if received.is_none() => {
-                let others = left.replace(most);
-                let content = json.next_string_reader().map_err(wrong)?;
-                received = Some(write(content, field, door)?);
-                left.set(others);
-            }
-            ValueType::String => return Err(invalid(field, "stands there twice")),
-            _ => return Err(invalid(field, "has to be a text")),
-        }
-    }
-    json.end_object().map_err(wrong)?;
-    json.consume_trailing_whitespace().map_err(wrong)?;
-    Ok((object, received))
-}
-
 /// Decodes a field onto the disk. Blocks.
-fn write(content: impl Read, field: &str, door: &Door) -> Result<Received, Refusal> {
+fn write(content: &mut dyn Read, field: &str, door: &Door) -> Result<Content, Refusal> {
     let disk = |error: io::Error| {
         let message = format!("what came could not be written down: {}", error.kind());
         Refusal::own(StatusCode::SERVICE_UNAVAILABLE, "failed", message)
     };
     let (received, mut file) = door.receive().map_err(disk)?;
+    let mut digest = Sha256::new();
     let mut decoder = DecoderReader::new(Plain(content), &BASE64);
     let mut buffer = vec![0; 64 * 1024];
     let mut unlooked = ROOM_EVERY;
@@ -214,20 +195,13 @@ fn write(content: impl Read, field: &str, door: &Door) -> Result<Received, Refus
                 return Err(Refusal::own(StatusCode::INSUFFICIENT_STORAGE, "no_room", message));
             }
         }
+        digest.update(&buffer[..read]);
         file.write_all(&buffer[..read]).map_err(disk)?;
     }
     file.sync_data().map_err(disk)?;
-    Ok(received)
+    Ok(Content { received, digest: digest.finalize().into() })
 }
 
 fn invalid(field: &str, what: &str) -> Refusal {
     Refusal::own(StatusCode::BAD_REQUEST, format!("invalid_{field}"), format!("`{field}` {what}; nothing was posted"))
-}
-
-fn wrong(error: ReaderError) -> Refusal {
-    not_json(&error)
-}
-
-fn not_json(error: &dyn std::fmt::Display) -> Refusal {
-    Refusal::Malformed(format!("the body is not JSON: {error}"))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
@@ -15,12 +15,15 @@ use crate::refusal::Refusal;
 /// What is answered however much else is being served.
 const WATCHED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
+/// Whose wish a request is, as browsers tell it.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// The gate's rules; one per server.
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) hosts: Hosts,
     /// One permit per request that may be served at once.
-    pub(crate) slots: Semaphore,
+    pub(crate) slots: Arc<Semaphore>,
     /// How long one may take that asks how the broker is.
     pub(crate) watched: Duration,
     /// How long any other may take. Each route has limits of its own, which end it earlier with better words.
@@ -40,7 +43,11 @@ impl Gate {
         if !self.hosts.allow(host) || !self.hosts.allow(target) {
             return Some(Refusal::HostNotAllowed);
         }
-        headers.contains_key(header::ORIGIN).then_some(Refusal::OriginNotAllowed)
+        // A page that only wants something loaded names no origin; what loads it says whose wish it is
+        // (<https://www.w3.org/TR/fetch-metadata/>), and `none` is a person who typed the address.
+        let sites = headers.get_all(SEC_FETCH_SITE);
+        let of_a_page = headers.contains_key(header::ORIGIN) || sites.iter().any(|site| site != "none");
+        of_a_page.then_some(Refusal::OriginNotAllowed)
     }
 }
 
@@ -58,8 +65,17 @@ pub(crate) async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: 
         // Whoever watches over the broker asks how it is, and no number of slow clients may keep the answer back. These
         // read no body, and connections are bounded.
         None if WATCHED.contains(&request.uri().path()) => within(gate.watched, request, next).await,
-        None => match gate.slots.try_acquire() {
-            Ok(_slot) => within(gate.limit, request, next).await,
+        None => match Arc::clone(&gate.slots).try_acquire_owned() {
+            Ok(slot) => {
+                let limit = gate.limit;
+                // By itself, so that whoever hangs up keeps its places until what it asked for is done: otherwise one client
+                // could have any amount of it done at once.
+                let served = tokio::spawn(async move {
+                    let _slot = slot;
+                    within(limit, request, next).await
+                });
+                served.await.unwrap_or_else(|_| Refusal::OutcomeUnknown.into_response())
+            }
             Err(_) => Refusal::Busy.into_response(),
         },
     };

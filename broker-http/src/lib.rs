@@ -33,6 +33,7 @@ mod bind;
 mod body;
 mod connections;
 mod content;
+mod fields;
 mod gate;
 mod health;
 mod hosts;

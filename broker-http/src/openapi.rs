@@ -1,5 +1,6 @@
 //! `GET /openapi.json`: every route with what it takes and answers, from the same schemas that requests are checked by.
 
+use broker_core::store::PartState;
 use broker_core::thread_tools::{self, Method, Route};
 use serde_json::{Map, Value, json};
 
@@ -100,7 +101,7 @@ fn ability(route: &Route) -> Value {
 }
 
 fn done() -> Answer {
-    ("200", "It is done.", JSON, object(json!({})))
+    ("200", "It is done.", JSON, object(json!({}), &[]))
 }
 
 fn posted() -> [Answer; 2] {
@@ -113,27 +114,28 @@ fn posted() -> [Answer; 2] {
     });
     let queued = json!({"state": {"const": "queued"}, "post_id": {"type": "string"}});
     let late = "It is durable and will be posted; Slack did not take it within 20 s.";
-    [("200", "Every part of it is posted.", JSON, object(sent)), ("202", late, JSON, object(queued))]
+    [("200", "Every part of it is posted.", JSON, object(sent, &["file"])), ("202", late, JSON, object(queued, &[]))]
 }
 
 fn file() -> Value {
-    json!({
-        "type": ["object", "null"],
-        "properties": {
-            "fileId": {"type": ["string", "null"]},
-            "title": {"type": "string"},
-            "name": {"type": "string"},
-            "mimetype": {"type": ["string", "null"]},
-            "size": {"type": "integer"},
-        },
-    })
+    let fields = json!({
+        "fileId": {"type": ["string", "null"]},
+        "title": {"type": "string"},
+        "name": {"type": "string"},
+        "mimetype": {"type": ["string", "null"]},
+        "size": {"type": "integer"},
+    });
+    let mut file = closed(fields, &[]);
+    file["type"] = json!(["object", "null"]);
+    file
 }
 
 fn stands() -> Answer {
-    let part = json!({
-        "type": "object",
-        "properties": {"state": {"type": "string"}, "ts": {"type": ["string", "null"]}, "file": file()},
-    });
+    let states = [PartState::Queued, PartState::Sending, PartState::Unknown, PartState::Sent, PartState::Refused];
+    let states: Vec<&str> = states.into_iter().chain([PartState::Dropped]).map(PartState::as_str).collect();
+    let fields =
+        json!({"state": {"type": "string", "enum": states}, "ts": {"type": ["string", "null"]}, "file": file()});
+    let part = closed(fields, &[]);
     let fields = json!({
         "post_id": {"type": "string"},
         "state": {"type": "string", "enum": ["queued", "sent", "refused"]},
@@ -142,7 +144,7 @@ fn stands() -> Answer {
         "parts": {"type": "array", "items": part},
         "code": {"type": "string", "description": "Slack's, where it was refused."},
     });
-    ("200", "How it stands.", JSON, object(fields))
+    ("200", "How it stands.", JSON, object(fields, &["code"]))
 }
 
 fn history() -> Answer {
@@ -157,13 +159,21 @@ fn history() -> Answer {
         "formattedText": {"type": "string"},
         "messages": {"type": "array", "items": {"type": "object"}},
     });
-    ("200", "The messages, oldest first.", JSON, object(fields))
+    ("200", "The messages, oldest first.", JSON, object(fields, &[]))
 }
 
-/// An answer with `ok` and these fields.
-fn object(mut fields: Value) -> Value {
+/// An answer with `ok` and these fields; which of them may be left out.
+fn object(mut fields: Value, optional: &[&str]) -> Value {
     fields["ok"] = json!({"const": true});
-    json!({"type": "object", "properties": fields, "required": ["ok"]})
+    closed(fields, optional)
+}
+
+/// An object with these fields and no others.
+fn closed(fields: Value, optional: &[&str]) -> Value {
+    let names = fields.as_object().into_iter().flat_map(Map::keys);
+    let required: Vec<&String> = names.filter(|name| !optional.contains(&name.as_str())).collect();
+    let required = json!(required);
+    json!({"type": "object", "properties": fields, "required": required, "additionalProperties": false})
 }
 
 fn parameter(name: &str, place: &str, required: bool, about: &str, schema: &Value) -> Value {

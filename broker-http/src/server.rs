@@ -47,7 +47,7 @@ pub struct Limits {
     pub session_requests: usize,
     /// How long the answer may take once the request is read: a post is waited for, a file is copied. 30 s.
     pub request: Duration,
-    /// How long the body of a request may take. 10 s.
+    /// How long the body of a request may take, and the first bytes of one that may be large and does not say so. 10 s.
     pub body: Duration,
     /// How many bytes it may have. 1 MiB.
     pub body_bytes: usize,
@@ -85,7 +85,7 @@ impl Default for Limits {
 impl Limits {
     /// Longer than any request takes whose parts keep to their own limits.
     fn longest(&self) -> Duration {
-        self.file_body.max(self.body) + self.request
+        self.body + self.file_body + self.request
     }
 }
 
@@ -167,7 +167,7 @@ impl Api {
     fn router(self) -> Router {
         let gate = Gate {
             hosts: Hosts::new(&self.bind_host, &self.hosts),
-            slots: Semaphore::new(self.limits.requests),
+            slots: Arc::new(Semaphore::new(self.limits.requests)),
             watched: self.limits.request,
             limit: self.limits.longest(),
         };
@@ -254,7 +254,8 @@ async fn connection(
     let mut connection = std::pin::pin!(connection);
     let rest = tokio::select! {
         ended = connection.as_mut() => return ended,
-        () = seat.gone() => return Ok(()),
+        // What came after it was chosen is answered.
+        () = seat.gone() => if seat.is_busy() { limits.longest() } else { return Ok(()) },
         () = tokio::time::sleep(limits.connection) => limits.longest(),
         () = stop.cancelled() => limits.stop,
     };
@@ -264,9 +265,15 @@ async fn connection(
         stop.cancelled().await;
         tokio::time::sleep(limits.stop).await;
     };
+    let chosen = async {
+        seat.gone().await;
+        if seat.is_busy() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         ended = connection => ended,
-        () = seat.gone() => Ok(()),
+        () = chosen => Ok(()),
         () = stopped => Ok(()),
         () = tokio::time::sleep(rest) => Ok(()),
     }

@@ -5,21 +5,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{Extensions, HeaderMap, Method, header};
+use axum::http::{Extensions, HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use broker_core::access::{self, InstallKey};
 use broker_core::chat::ThreadKey;
-use broker_core::engine::Door;
+use broker_core::engine::{AskError, Door};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::refusal::Refusal;
 use crate::server::Limits;
-use crate::{abilities, body};
+use crate::{abilities, body, fields};
 
 /// Who may use the routes of sessions.
 #[derive(Debug, Clone)]
@@ -50,8 +50,16 @@ struct Opened {
     generation: u64,
 }
 
+/// The way to a session's thread, for whoever may go it.
+pub(crate) struct Admitted {
+    pub(crate) door: Door,
+    pub(crate) thread: ThreadKey,
+    /// A place among the session's requests, where none was taken before its body was read.
+    pub(crate) place: Option<Place>,
+}
+
 /// A place among a session's requests, given back when it is dropped.
-struct Place {
+pub(crate) struct Place {
     under_way: Arc<Mutex<HashMap<ThreadKey, usize>>>,
     thread: ThreadKey,
 }
@@ -113,7 +121,7 @@ impl Sessions {
         &self,
         asks: &Extensions,
         find: impl FnOnce(&Door) -> Option<ThreadKey>,
-    ) -> Result<(Door, ThreadKey), Refusal> {
+    ) -> Result<Admitted, Refusal> {
         let door = self.door()?;
         let thread = find(&door);
         if matches!(self.access, Access::Tokens(_)) {
@@ -121,11 +129,12 @@ impl Sessions {
             let thread = thread.filter(|thread| thread == own).ok_or(Refusal::Forbidden)?;
             let session = door.session(&thread).await?;
             let opens = session.is_some_and(|session| session.token_generation == *generation);
-            return if opens { Ok((door, thread)) } else { Err(Refusal::Forbidden) };
+            return if opens { Ok(Admitted { door, thread, place: None }) } else { Err(Refusal::Forbidden) };
         }
         let thread = thread.ok_or(Refusal::SessionNotFound)?;
         match door.session(&thread).await? {
-            Some(_) => Ok((door, thread)),
+            // Whose request it is was not known before.
+            Some(_) => Ok(Admitted { place: Some(self.place(&thread)?), door, thread }),
             None => Err(Refusal::SessionNotFound),
         }
     }
@@ -161,6 +170,7 @@ async fn before(State(sessions): State<Arc<Sessions>>, mut request: Request, nex
     if request.method() == Method::POST && !body::promises_json(request.headers()) {
         return Refusal::NotJson.into_response();
     }
+    // Without tokens its thread is known once it is read.
     let Some(opened) = opened else { return next.run(request).await };
     let _place = match sessions.place(&opened.thread) {
         Ok(place) => place,
@@ -170,25 +180,31 @@ async fn before(State(sessions): State<Arc<Sessions>>, mut request: Request, nex
     next.run(request).await
 }
 
-/// A session that is named in the path.
-async fn named(
+/// Does something to the session that is named in the path.
+async fn act(
     sessions: &Sessions,
     key: Result<Path<String>, PathRejection>,
     request: Request,
-) -> Result<(Door, ThreadKey), Refusal> {
+    ask: impl AsyncFnOnce(&Door, &ThreadKey) -> Result<(), AskError>,
+) -> Result<Json<Value>, Refusal> {
     let (parts, content) = request.into_parts();
     let Path(key) = key.map_err(|_| Refusal::NotFound)?;
-    let admitted = sessions.open(&parts.extensions, |door| thread(door, &key)).await?;
+    let given = body::object(content, sessions.limits.body_bytes, sessions.limits.body).await;
+    // The token is looked at once the body is there, as it may have been revoked meanwhile, and before what is wrong with it.
+    let Admitted { door, thread, place: _place } =
+        sessions.open(&parts.extensions, |door| thread_of(door, &key)).await?;
     // There is nothing to be said there, which is held to: it would be of no effect.
-    let given = body::object(content, sessions.limits.body_bytes, sessions.limits.body).await?;
-    match given.keys().next() {
-        None => Ok(admitted),
-        Some(name) => Err(Refusal::Malformed(format!("this route takes no `{name}`; send {{}}"))),
+    if let Some(name) = given?.keys().next() {
+        let message = format!("this route takes no `{}`; send {{}}", fields::beginning(name));
+        return Err(Refusal::own(StatusCode::BAD_REQUEST, "unknown_argument", message));
     }
+    let asked = timeout(sessions.limits.request, ask(&door, &thread)).await;
+    asked.map_err(|_| Refusal::OutcomeUnknown)??;
+    Ok(Json(json!({"ok": true})))
 }
 
 /// A session key as people write it: `C…:1700000000.000100`, with `<installation>/` before it or without.
-fn thread(door: &Door, key: &str) -> Option<ThreadKey> {
+fn thread_of(door: &Door, key: &str) -> Option<ThreadKey> {
     match key.split_once(':') {
         Some((conversation, root)) if !conversation.contains('/') => door.thread(conversation, root),
         _ => key.parse().ok(),
@@ -209,9 +225,7 @@ async fn retry(
     key: KeyOfPath,
     request: Request,
 ) -> Result<Json<Value>, Refusal> {
-    let (door, thread) = named(&sessions, key, request).await?;
-    door.retry(&thread).await?;
-    Ok(Json(json!({"ok": true})))
+    act(&sessions, key, request, Door::retry).await
 }
 
 async fn revoke_token(
@@ -219,7 +233,5 @@ async fn revoke_token(
     key: KeyOfPath,
     request: Request,
 ) -> Result<Json<Value>, Refusal> {
-    let (door, thread) = named(&sessions, key, request).await?;
-    door.revoke_token(&thread).await?;
-    Ok(Json(json!({"ok": true})))
+    act(&sessions, key, request, Door::revoke_token).await
 }

@@ -3,7 +3,7 @@
 use broker_core::agent::TurnId;
 use broker_core::chat::{MessageId, OpKey, ThreadKey};
 use broker_core::clock::Timestamp;
-use broker_core::store::{PartChange, PartRow, PostId};
+use broker_core::store::{Fingerprint, PartChange, PartRow, PostId};
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use crate::sql::{self, Json, Sql};
@@ -13,7 +13,7 @@ macro_rules! select_part {
     ($tail:literal) => {
         concat!(
             "SELECT o.id, t.installation, t.conversation, t.root, o.post, o.place, o.number, o.parts, o.kind, o.turn, ",
-            "o.body, o.state, o.attempts, o.attempted_at, o.first_attempt_at, o.look_ups, o.not_before, o.message, ",
+            "o.fingerprint, o.body, o.state, o.attempts, o.attempted_at, o.first_attempt_at, o.look_ups, o.not_before, o.message, ",
             "o.error, o.created_at FROM outbox o JOIN threads t ON t.key = o.thread ",
             $tail
         )
@@ -37,10 +37,10 @@ pub(crate) const DROP_QUEUED: &str = "UPDATE outbox SET state = 'dropped'
 /// Adds parts; each of them has to be new.
 pub(crate) fn insert(connection: &Connection, parts: &[PartRow]) -> Sql<()> {
     let mut statement = connection.prepare_cached(
-        "INSERT INTO outbox (id, thread, post, place, number, parts, kind, turn, body, state, attempts, attempted_at,
-             first_attempt_at, look_ups, not_before, message, error, created_at)
-         VALUES (:id, :thread, :post, :place, :number, :parts, :kind, :turn, :body, :state, :attempts, :attempted_at,
-             :first_attempt_at, :look_ups, :not_before, :message, :error, :created_at)",
+        "INSERT INTO outbox (id, thread, post, place, number, parts, kind, turn, fingerprint, body, state, attempts,
+             attempted_at, first_attempt_at, look_ups, not_before, message, error, created_at)
+         VALUES (:id, :thread, :post, :place, :number, :parts, :kind, :turn, :fingerprint, :body, :state, :attempts,
+             :attempted_at, :first_attempt_at, :look_ups, :not_before, :message, :error, :created_at)",
     )?;
     for part in parts {
         statement.execute(named_params! {
@@ -52,6 +52,7 @@ pub(crate) fn insert(connection: &Connection, parts: &[PartRow]) -> Sql<()> {
             ":parts": part.of,
             ":kind": part.kind.as_str(),
             ":turn": part.turn.as_ref().map(TurnId::as_str),
+            ":fingerprint": part.fingerprint.as_ref().map(Fingerprint::as_str),
             ":body": Json(&part.body),
             ":state": part.state.as_str(),
             ":attempts": part.attempts,
@@ -100,6 +101,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<PartRow> {
         of: row.get("parts")?,
         kind: sql::named(row, "kind")?,
         turn: sql::known(row, "turn", TurnId::new)?,
+        fingerprint: sql::known(row, "fingerprint", Fingerprint::new)?,
         body: sql::document(row, "body")?,
         state: sql::named(row, "state")?,
         attempts: row.get("attempts")?,

@@ -15,6 +15,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
     include_str!("schema/0004.sql"),
+    include_str!("schema/0005.sql"),
 ];
 
 /// Statements that a connection keeps prepared: more than the crate has.
@@ -199,7 +200,7 @@ mod tests {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let before = std::fs::read(&path).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found: 99, known: 4, .. }), "{error}");
+        assert!(matches!(error, OpenError::Newer { found: 99, known: 5, .. }), "{error}");
         assert!(error.to_string().contains("newer broker"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }

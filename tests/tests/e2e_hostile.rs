@@ -219,6 +219,41 @@ async fn no_number_of_hostile_clients_moves_the_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_megabyte_of_small_values_is_a_megabyte() {
+    let Some(world) = World::start("hostile-json").await else { return };
+    let ours = session(&world, "ours").await;
+    let bearer = format!("Bearer {}", ours.token);
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let before = world.broker.resident_kib();
+    let most = 1024 * 1024 - 64;
+    let filled = |piece: &str| piece.repeat(most / piece.len());
+    let lists = filled("[],");
+    let objects = filled("{\"a\":{}},");
+    let fields: String = (0..60_000).map(|n| format!("\"f{n}\":{n},")).collect();
+    for path in ["post-message", "post-file"] {
+        let url = &format!("http://{}/slack/{path}", world.broker.address());
+        for body in [
+            format!("{{\"text\":[{}0]}}", filled("0,")),
+            format!("{{\"text\":[{lists}0],\"title\":0}}"),
+            format!("{{\"kind\":[{objects}0]}}"),
+            format!("{{{fields}\"text\":\"x\"}}"),
+            format!("{{\"text\":\"{}\"}}", "x".repeat(most)),
+        ] {
+            let many = (0..32).map(|_| http_client::post(url, &headers, body.clone().into_bytes(), LIMIT));
+            for answer in futures_util::future::join_all(many).await {
+                let answer = answer.expect("an answer");
+                assert_eq!(answer.status.as_u16(), 400, "{}", answer.text());
+            }
+        }
+    }
+    let grown = world.broker.peak_kib().saturating_sub(before);
+    println!("resident memory grew by {grown} KiB at its peak");
+    // 32 bodies at once and what their reading takes.
+    assert!(grown < 128 * 1024, "{grown} KiB");
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_holds_over_the_end_of_the_broker() {
     let Some(mut world) = World::start("api-key").await else { return };
     let ours = session(&world, "ours").await;

@@ -37,6 +37,8 @@ const FORGOTTEN: Duration = Duration::from_secs(60 * 60);
 struct Copy {
     thread: ThreadKey,
     bytes: u64,
+    /// How many of them the disk did not hold when the copy was written down.
+    coming: u64,
     /// Whether a part was committed that names it.
     kept: bool,
     since: Instant,
@@ -70,13 +72,13 @@ impl Copies {
         self.ledger().is_empty()
     }
 
-    /// Writes a copy down before it is made.
-    fn reserve(&self, thread: &ThreadKey, copy: &Path, bytes: u64, free: u64) -> Result<(), Refusal> {
+    /// Writes a copy down before it is made: how large it is, and how much of that the disk does not hold yet.
+    fn reserve(&self, thread: &ThreadKey, copy: &Path, (bytes, needs): (u64, u64), free: u64) -> Result<(), Refusal> {
         let mut ledger = self.ledger();
         let of = |copies: &mut dyn Iterator<Item = &Copy>| copies.map(|copy| copy.bytes).sum::<u64>();
         let here = of(&mut ledger.values().filter(|copy| copy.thread == *thread));
         // What is being copied takes its room as well.
-        let coming = of(&mut ledger.values().filter(|copy| !copy.kept));
+        let coming: u64 = ledger.values().filter(|copy| !copy.kept).map(|copy| copy.coming).sum();
         let refuse = |code, message: &str| Err(Refusal { code, message: message.to_owned() });
         if here.saturating_add(bytes) > MAX_BYTES_HERE {
             return refuse("busy", "files of 2 GiB of this thread wait to be posted already; try again later");
@@ -84,10 +86,11 @@ impl Copies {
         if of(&mut ledger.values()).saturating_add(bytes) > MAX_BYTES {
             return refuse("busy", "too many files wait to be posted; try again later");
         }
-        if free < bytes.saturating_add(coming).saturating_add(outgoing::MIN_FREE) {
+        if free < needs.saturating_add(coming).saturating_add(outgoing::MIN_FREE) {
             return refuse("no_room", "the broker's disk has no room for a copy of the file; tell a person");
         }
-        ledger.insert(copy.to_owned(), Copy { thread: thread.clone(), bytes, kept: false, since: Instant::now() });
+        let (thread, since) = (thread.clone(), Instant::now());
+        ledger.insert(copy.to_owned(), Copy { thread, bytes, coming: needs, kept: false, since });
         Ok(())
     }
 
@@ -95,7 +98,7 @@ impl Copies {
     pub(super) fn keep(&self, parts: &[PartRow]) {
         for (part, path) in parts.iter().filter_map(|part| Some((part, path_of(&part.body)?))) {
             let bytes = if let PartBody::File { file } = &part.body { file.bytes } else { 0 };
-            let copy = Copy { thread: part.thread.clone(), bytes, kept: true, since: Instant::now() };
+            let copy = Copy { thread: part.thread.clone(), bytes, coming: 0, kept: true, since: Instant::now() };
             self.ledger().insert(path.clone(), copy);
         }
     }
@@ -187,7 +190,7 @@ pub(super) async fn make(
             FileSource::Received(path) => outgoing::check_received(path, wish.name.as_deref().unwrap_or_default())?,
         };
         let free = outgoing::free_bytes(&root).unwrap_or(u64::MAX);
-        task.copies.reserve(&thread, &copy, checked.bytes(), free)?;
+        task.copies.reserve(&thread, &copy, (checked.bytes(), checked.needs()), free)?;
         let pinned = checked.copy(&copy, || !given_up.load(Ordering::Relaxed));
         if given_up.load(Ordering::Relaxed) {
             // What was written down of it may have been taken back before.
@@ -271,7 +274,7 @@ mod tests {
         let copies = Copies::default();
         let reserve = |name: &str, n: usize, bytes| {
             copies
-                .reserve(&thread(name), Path::new(&format!("/copies/{name}-{n}")), bytes, u64::MAX)
+                .reserve(&thread(name), Path::new(&format!("/copies/{name}-{n}")), (bytes, bytes), u64::MAX)
                 .map_err(|e| e.code)
         };
         assert_eq!((reserve("a", 1, GIB), reserve("a", 2, GIB)), (Ok(()), Ok(())));
@@ -290,9 +293,11 @@ mod tests {
         let reserve = |n: usize, bytes, free| {
             copies.reserve(&thread("a"), Path::new(&format!("/copies/{n}")), bytes, free).map_err(|e| e.code)
         };
-        assert_eq!(reserve(1, 100, outgoing::MIN_FREE + 99), Err("no_room"));
-        assert_eq!(reserve(2, 100, outgoing::MIN_FREE + 100), Ok(()));
+        assert_eq!(reserve(1, (100, 100), outgoing::MIN_FREE + 99), Err("no_room"));
+        // What came with a request is there already.
+        assert_eq!(reserve(2, (100, 0), outgoing::MIN_FREE), Ok(()));
+        assert_eq!(reserve(3, (100, 100), outgoing::MIN_FREE + 100), Ok(()));
         // What is being copied has not taken its room yet.
-        assert_eq!(reserve(3, 1, outgoing::MIN_FREE + 100), Err("no_room"));
+        assert_eq!(reserve(4, (1, 1), outgoing::MIN_FREE + 100), Err("no_room"));
     }
 }

@@ -13,7 +13,7 @@ use super::registry::{self, Call, Letter};
 use crate::chat::{ConversationId, MessageId, ThreadKey};
 use crate::outgoing::Received;
 use crate::session::SessionInput;
-use crate::store::{ContextMessage, PartRow, PostId, SessionRecord, StoreError};
+use crate::store::{ContextMessage, Fingerprint, PartRow, PostId, SessionRecord, StoreError};
 use crate::thread_tools::{ToolAnswer, ToolCommand};
 
 /// Why a session could not be asked for something.
@@ -31,6 +31,15 @@ pub enum AskError {
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What makes a post that is asked for twice one post.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once {
+    /// What its maker calls it, within the session.
+    pub key: String,
+    /// What is asked for. Something else under the same key is refused with `idempotency_key_reused`.
+    pub fingerprint: Fingerprint,
 }
 
 /// The way to a broker's sessions. It asks nobody who they are: that is the business of whoever opens it to others, with
@@ -87,8 +96,8 @@ impl Door {
     }
 
     /// Asks a session for what the agent's tools can do. Whatever that changes is durable before the answer; a post is
-    /// answered when every part of it is sent or refused, and after 20 s as queued. `once` is a name that its maker gives
-    /// a post: asked for again under the same name, it is not made again, and answered with what became of it.
+    /// answered when every part of it is sent or refused, and after 20 s, or when the broker ends before, as queued. `once` is
+    /// for a post that may be asked for again: it is not made again, and answered with what became of it.
     ///
     /// # Errors
     ///
@@ -97,7 +106,7 @@ impl Door {
         &self,
         session: &ThreadKey,
         command: ToolCommand,
-        once: Option<String>,
+        once: Option<Once>,
     ) -> Result<ToolAnswer, AskError> {
         let (answer, asked) = oneshot::channel();
         let call = Call { command, once, answer };
@@ -153,10 +162,9 @@ impl Door {
         let (answer, asked) = oneshot::channel();
         let letter = Letter::Asked(Box::new(input), answer);
         registry::try_send(&self.shared, session, letter).map_err(|_| AskError::Busy)?;
-        match asked.await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(AskError::NoSession),
-            Err(_) => Err(AskError::Unanswered),
+        match asked.await.unwrap_or(Err(AskError::Unanswered))? {
+            true => Ok(()),
+            false => Err(AskError::NoSession),
         }
     }
 }

@@ -167,6 +167,11 @@ impl Hands {
         self.calls.expect(answer)
     }
 
+    /// Answers somebody beside the agent.
+    pub(super) fn reply(&self, call: CallId, answer: ToolAnswer) {
+        self.calls.reply(call, answer);
+    }
+
     /// Begins an effect; its answer comes back as an input.
     pub(super) fn perform(&self, effect: Effect, machine: &SessionMachine) {
         match effect {
@@ -202,7 +207,7 @@ impl Hands {
             }
             Effect::CountParts => self.count_parts(),
             Effect::Pin { pin, thread } => self.pin(pin, thread.as_ref(), machine),
-            Effect::Reply { call, answer } => self.calls.reply(call, answer),
+            Effect::Reply { call, answer } => self.reply(call, answer),
             Effect::React { caller, name, on } => self.react(caller, name, on),
             Effect::AskSlot => self.ask_slot(),
             Effect::ReturnSlot => self.return_slot(),
@@ -299,8 +304,11 @@ impl Hands {
                     Ok(Err(DeliverError::Refused { code })) => {
                         ToolAnswer::refused("refused", format!("Slack refused the reaction ({code})"))
                     }
-                    Ok(Err(error)) => ToolAnswer::refused("unavailable", format!("{error}; try again")),
-                    Err(_) => ToolAnswer::refused("unavailable", "Slack did not answer in time; try again"),
+                    Ok(Err(error)) => ToolAnswer::refused("unavailable", format!("{error}; {}", prompt::REACT_AGAIN)),
+                    Err(_) => {
+                        let message = format!("Slack did not answer in time; {}", prompt::REACT_AGAIN);
+                        ToolAnswer::refused("unavailable", message)
+                    }
                 }
             } else {
                 ToolAnswer::refused("not_supported", "there are no reactions here")

@@ -22,8 +22,11 @@ use crate::chat::{ChatMessage, ChatTime, PartBody, Person, ThreadKey};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::session::{Effect, NamedPost, PostFate, SessionInput, SessionMachine, Step};
-use crate::store::{CommitError, Fence, InboxState, JournalFate, JournalId, PostId, SessionCommit, StoreError};
+use crate::store::{
+    CommitError, Fence, Fingerprint, InboxState, JournalFate, JournalId, PostId, SessionCommit, StoreError,
+};
 use crate::telemetry;
+use crate::thread_tools::ToolAnswer;
 
 /// A reply that came before its root's mention is taken when the mention follows within this time.
 pub(super) const UNROUTED_KEPT: Duration = Duration::from_secs(10 * 60);
@@ -98,6 +101,8 @@ struct Session {
     quiet_since: Timestamp,
     /// Journal rows that this task has taken and not settled.
     unsettled: HashSet<JournalId>,
+    /// Whether a step of the machine may not be durable.
+    ahead: bool,
 }
 
 impl Drop for Session {
@@ -132,6 +137,7 @@ pub(super) fn start(
         stops: Vec::new(),
         quiet_since: shared.parts.clock.now(),
         unsettled: HashSet::new(),
+        ahead: false,
     });
     let (tasks, shared, run) = (&shared.tasks, Arc::clone(shared), session.run().boxed());
     tasks.spawn(async move {
@@ -164,6 +170,7 @@ impl Session {
         if let End::Quiet = end {
             self.release().boxed().await;
         }
+        self.answer_waiting();
         self.shared.registry.remove(&self.key, self.number);
         match end {
             End::Broker => {}
@@ -177,6 +184,14 @@ impl Session {
                 self.hand_over().boxed().await;
                 registry::wake(&self.shared, &self.key);
             }
+        }
+    }
+
+    /// What they wait for is durable and will be posted by whoever takes the session up, and that is what they are told.
+    fn answer_waiting(&self) {
+        let machine = self.machine.as_ref().filter(|_| !self.ahead);
+        for (call, post) in machine.map(SessionMachine::waiting_beside).into_iter().flatten() {
+            self.hands.reply(call, ToolAnswer::Queued { post });
         }
     }
 
@@ -293,7 +308,7 @@ impl Session {
             Letter::Asked(input, answer) => {
                 self.step(*input).await?;
                 // Whoever asked may have gone away.
-                let _ = answer.send(self.machine.is_some());
+                let _ = answer.send(Ok(self.machine.is_some()));
                 Ok(())
             }
             Letter::Stop(at, answer) => self.stopped(at, answer).await,
@@ -352,18 +367,18 @@ impl Session {
             return Ok(());
         };
         let post = match once {
-            Some(name) => Some(self.named_post(PostId::named(&session, &name)).await?),
+            Some(once) => Some(self.named_post(PostId::named(&session, &once.key), once.fingerprint).await?),
             None => None,
         };
         let call = self.hands.expect(answer);
         self.step(SessionInput::Asked { call, command, post }).await
     }
 
-    async fn named_post(&mut self, id: PostId) -> Result<NamedPost, End> {
+    async fn named_post(&mut self, id: PostId, fingerprint: Fingerprint) -> Result<NamedPost, End> {
         let mut wait = Duration::from_millis(100);
         loop {
             match self.shared.parts.store.post(&id).await {
-                Ok(parts) => return Ok(NamedPost { id, known: PostFate::of(&parts) }),
+                Ok(parts) => return Ok(NamedPost { id, fingerprint, known: PostFate::of(&parts) }),
                 Err(error) => self.store_failed(&error, &mut wait).await?,
             }
         }
@@ -423,6 +438,7 @@ impl Session {
     /// Makes a step durable, then does what it asks for.
     async fn make(&mut self, step: Step) -> Result<(), End> {
         let Step { commit, mut effects } = step;
+        self.ahead = true;
         // A place among the turns is no part of what has to be durable, and others wait for it.
         if let Some(place) = effects.iter().position(|effect| *effect == Effect::ReturnSlot) {
             effects.remove(place);
@@ -441,6 +457,7 @@ impl Session {
                 crate::testing::observed(&self.key, machine);
             }
         }
+        self.ahead = false;
         for (_, end) in ended {
             metrics::counter!(telemetry::TURNS, "outcome" => end.as_str()).increment(1);
         }

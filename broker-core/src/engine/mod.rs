@@ -71,7 +71,7 @@ use sender::Sender;
 use statuses::Statuses;
 use turns::Turns;
 
-pub use door::{AskError, Door};
+pub use door::{AskError, Door, Once};
 pub use effects::EarlierError;
 pub use turns::TurnCounts;
 

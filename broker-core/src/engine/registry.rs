@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::door::AskError;
+use super::door::{AskError, Once};
 use super::{Shared, live, vital};
 use crate::agent::AgentThreadId;
 use crate::chat::{ChatTime, ConversationKey, ThreadKey};
@@ -30,7 +30,7 @@ pub(super) enum Letter {
     /// An input for the machine.
     Input(Box<SessionInput>),
     /// An input of somebody who waits for it: answered once it is durable, with whether there is a session.
-    Asked(Box<SessionInput>, oneshot::Sender<bool>),
+    Asked(Box<SessionInput>, oneshot::Sender<Result<bool, AskError>>),
     /// Somebody wrote `-stop` at the top level of the direct message that the session is in. Answered once it is durable, with
     /// whether there was something that had not been stopped by it before.
     Stop(ChatTime, oneshot::Sender<bool>),
@@ -47,7 +47,7 @@ pub(super) enum Letter {
 pub(super) struct Call {
     pub(super) command: ToolCommand,
     /// What its maker called it, so that it can be asked twice and is done once.
-    pub(super) once: Option<String>,
+    pub(super) once: Option<Once>,
     pub(super) answer: oneshot::Sender<Result<ToolAnswer, AskError>>,
 }
 
@@ -283,7 +283,7 @@ pub(super) fn try_send(shared: &Arc<Shared>, key: &ThreadKey, mut letter: Letter
 /// Hands an input to a session and waits until it is durable; says whether there is a session. Absent when it may not be
 /// durable: somebody has to try again.
 pub(super) async fn tell(shared: &Arc<Shared>, key: &ThreadKey, input: SessionInput) -> Option<bool> {
-    ask(shared, key, |answer| Letter::Asked(Box::new(input), answer)).await
+    ask(shared, key, |answer| Letter::Asked(Box::new(input), answer)).await?.ok()
 }
 
 /// Stops what a session was given before this moment; says whether there was something. Absent when it may not be durable.
@@ -291,11 +291,7 @@ pub(super) async fn stop(shared: &Arc<Shared>, key: &ThreadKey, at: ChatTime) ->
     ask(shared, key, |answer| Letter::Stop(at, answer)).await
 }
 
-async fn ask(
-    shared: &Arc<Shared>,
-    key: &ThreadKey,
-    letter: impl FnOnce(oneshot::Sender<bool>) -> Letter,
-) -> Option<bool> {
+async fn ask<T>(shared: &Arc<Shared>, key: &ThreadKey, letter: impl FnOnce(oneshot::Sender<T>) -> Letter) -> Option<T> {
     let (answer, told) = oneshot::channel();
     try_send(shared, key, letter(answer)).ok()?;
     tokio::select! {

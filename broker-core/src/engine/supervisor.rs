@@ -80,8 +80,11 @@ pub(super) fn unheard(shared: &Arc<Shared>, letter: Letter) {
             // Nothing was done, which is worth knowing: it may be asked for again.
             let _ = call.answer.send(Err(AskError::Busy));
         }
+        Letter::Asked(_, answer) => {
+            let _ = answer.send(Err(AskError::Busy));
+        }
         // Whoever asked hears of it by the end of the channel.
-        Letter::Asked(..) | Letter::Stop(..) | Letter::Wake | Letter::Anew => {}
+        Letter::Stop(..) | Letter::Wake | Letter::Anew => {}
     }
 }
 

@@ -26,6 +26,7 @@ fn part(state: PartState) -> PartRow {
         of: 1,
         kind: PostKind::Final,
         turn: None,
+        fingerprint: None,
         body: PartBody::Text { markup: "hello".to_owned() },
         state,
         attempts: 1,

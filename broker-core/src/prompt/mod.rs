@@ -25,8 +25,8 @@ pub use commands::{
 pub use instructions::{Coordinates, instructions};
 pub use message::{Composed, MAX_PROMPT, Overflow, history, message};
 pub use notices::{
-    NO_JOB_TO_WAIT_FOR, NO_TURN_TO_END, NOTHING_TO_STOP, STOP_CAME_LATE, STOPPED, STOPPED_BY_PERSON, TURN_OVER,
-    WHOLE_TEXT, WHOLE_TEXT_NAME, continuation, cut_again, cut_answer, denied, failed, history_lost, idle, interrupted,
-    not_interrupted, parked, parts_lost, runtime_unavailable, silent_end, stopped_in_part, stopped_while_posting,
-    too_many_open, wake_up,
+    KEY_REUSED, NO_JOB_TO_WAIT_FOR, NO_TURN_TO_END, NOTHING_TO_STOP, REACT_AGAIN, STOP_CAME_LATE, STOPPED,
+    STOPPED_BY_PERSON, TURN_OVER, WHOLE_TEXT, WHOLE_TEXT_NAME, continuation, cut_again, cut_answer, denied, failed,
+    history_lost, idle, interrupted, not_interrupted, parked, parts_lost, runtime_unavailable, silent_end,
+    stopped_in_part, stopped_while_posting, too_many_open, wake_up,
 };

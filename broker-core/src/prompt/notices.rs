@@ -45,6 +45,11 @@ pub const NO_JOB_TO_WAIT_FOR: &str = "`wait` needs a background job of this sess
 pub const WHOLE_TEXT_NAME: &str = "answer.md";
 /// What stands beside it; plain words, which are the same in every markup.
 pub const WHOLE_TEXT: &str = "It is too long for messages: this file holds the whole of it.";
+/// What to do after a reaction of which it is not known whether it was made.
+pub const REACT_AGAIN: &str = "it may have been done; ask again, which does no harm";
+/// Something is asked for under the name of something else.
+pub const KEY_REUSED: &str = "another request has this `idempotency-key` already, and this one is not the same; nothing was posted. \
+                              Send it with a key of its own";
 /// Somebody says how the turn ends, and none runs.
 pub const NO_TURN_TO_END: &str = "no turn runs in this thread, so there is none to end; nothing was recorded";
 

@@ -17,8 +17,8 @@ use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, TurnId};
 use crate::chat::{Author, ChatTime, PersonId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::store::{
-    Backfill, Fence, InboxKind, InboxRow, InboxState, JournalId, PartRow, PartState, PostId, Revision, SessionCommit,
-    SessionId, SessionRecord, SessionRows, TurnRow,
+    Backfill, Fence, Fingerprint, InboxKind, InboxRow, InboxState, JournalId, PartRow, PartState, PostId, Revision,
+    SessionCommit, SessionId, SessionRecord, SessionRows, TurnRow,
 };
 
 /// The link to the agent's thread.
@@ -136,7 +136,7 @@ pub struct SessionMachine {
     pub(super) unanswered: BTreeSet<InputId>,
     pub(super) calls: Vec<PendingCall>,
     /// Named posts whose files are being copied, and who asked for them again meanwhile.
-    pub(super) pinning: BTreeMap<PostId, Vec<Caller>>,
+    pub(super) pinning: BTreeMap<PostId, (Fingerprint, Vec<Caller>)>,
     /// How many files are being copied.
     pub(super) pins: usize,
     /// How many parts are not yet sent, as far as it is known here. What is dropped makes it too high, what was sent before the

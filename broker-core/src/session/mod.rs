@@ -44,7 +44,9 @@ use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::outgoing::{Pinned, Refusal};
 use crate::prompt::Overflow;
-use crate::store::{ContextMessage, JournalId, KnownMessage, PartRow, PartState, PostId, PostKind, SessionCommit};
+use crate::store::{
+    ContextMessage, Fingerprint, JournalId, KnownMessage, PartRow, PartState, PostId, PostKind, SessionCommit,
+};
 use crate::thread_tools::{FileWish, ToolAnswer, ToolCommand};
 
 pub use commands::Seen;
@@ -85,8 +87,8 @@ pub struct Pin {
     pub turn: Option<TurnId>,
     /// What is wanted.
     pub wish: FileWish,
-    /// The post's id, when whoever asks has named it.
-    pub named: Option<PostId>,
+    /// The post's id and what was asked for, when whoever asks has named it.
+    pub named: Option<(PostId, Fingerprint)>,
     /// When whoever waits is answered, however far the post has come.
     pub until: Timestamp,
 }
@@ -96,6 +98,8 @@ pub struct Pin {
 pub struct NamedPost {
     /// Its id.
     pub id: PostId,
+    /// What is asked for.
+    pub fingerprint: Fingerprint,
     /// What became of it, when it was asked for before; absent the first time.
     pub known: Option<PostFate>,
 }
@@ -111,6 +115,8 @@ pub struct PostFate {
     pub open: bool,
     /// The platform's code, when one was refused; `dropped` when it was taken back.
     pub error: Option<String>,
+    /// What was asked for, where it has a name.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 impl PostFate {
@@ -128,6 +134,7 @@ impl PostFate {
             of: first.of,
             open: parts.iter().any(|part| part.state.is_open()),
             error,
+            fingerprint: first.fingerprint.clone(),
         })
     }
 }

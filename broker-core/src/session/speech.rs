@@ -12,7 +12,7 @@ use crate::chat::{AgentText, OpKey, OutContent, OutFile, PartBody};
 use crate::clock::Timestamp;
 use crate::outgoing::{Pinned, Refusal};
 use crate::prompt;
-use crate::store::{PartRow, PartState, PostId, PostKind};
+use crate::store::{Fingerprint, PartRow, PartState, PostId, PostKind};
 use crate::thread_tools::{self, ToolAnswer, ToolCommand};
 
 /// How much of a post an agent is reminded of, in characters.
@@ -94,12 +94,15 @@ impl SessionMachine {
         &mut self,
         kind: PostKind,
         bodies: Vec<PartBody>,
-        (turn, named): (Option<TurnId>, Option<PostId>),
+        (turn, named): (Option<TurnId>, Option<(PostId, Fingerprint)>),
         now: Timestamp,
         draft: &mut Draft,
     ) -> PostId {
         let number = self.number(draft);
-        let post = named.unwrap_or_else(|| PostId::new(format!("{}-p{number}", self.record.id)));
+        let (post, fingerprint) = match named {
+            Some((post, fingerprint)) => (post, Some(fingerprint)),
+            None => (PostId::new(format!("{}-p{number}", self.record.id)), None),
+        };
         let of = u32::try_from(bodies.len()).unwrap_or(u32::MAX);
         self.open_parts += bodies.len();
         if let Some(planned) = &mut self.planned_since_count {
@@ -124,6 +127,7 @@ impl SessionMachine {
                 of,
                 kind,
                 turn: turn.clone(),
+                fingerprint: fingerprint.clone(),
                 body,
                 state: PartState::Queued,
                 attempts: 0,
@@ -187,12 +191,24 @@ impl SessionMachine {
         draft: &mut Draft,
     ) {
         let caller = Caller::Beside(call);
-        if let Some(NamedPost { id, known: Some(fate) }) = post {
-            return self.asked_again(caller, id, fate, now, draft);
-        }
-        if let Some(named) = &post
-            && let Some(waiting) = self.pinning.get_mut(&named.id)
+        let other = || ToolAnswer::refused("idempotency_key_reused", prompt::KEY_REUSED);
+        let named = match post {
+            None => None,
+            Some(NamedPost { id, fingerprint, known: Some(fate) }) => {
+                // Rows of an earlier version do not say what was asked for.
+                if fate.fingerprint.as_ref().is_some_and(|known| *known != fingerprint) {
+                    return answer(caller, other(), draft);
+                }
+                return self.asked_again(caller, id, fate, now, draft);
+            }
+            Some(NamedPost { id, fingerprint, known: None }) => Some((id, fingerprint)),
+        };
+        if let Some((id, fingerprint)) = &named
+            && let Some((known, waiting)) = self.pinning.get_mut(id)
         {
+            if known != fingerprint {
+                return answer(caller, other(), draft);
+            }
             return waiting.push(caller);
         }
         let speaks = matches!(command, ToolCommand::Post { .. } | ToolCommand::File(_) | ToolCommand::State { .. });
@@ -202,12 +218,12 @@ impl SessionMachine {
         if matches!(command, ToolCommand::State { .. }) && self.turn.is_none() {
             return answer(caller, ToolAnswer::refused("no_turn", prompt::NO_TURN_TO_END), draft);
         }
-        self.command(caller, command, post.map(|post| post.id), now, draft);
+        self.command(caller, command, named, now, draft);
     }
 
     /// The post was made when it was asked for the first time.
     fn asked_again(&mut self, caller: Caller, post: PostId, fate: PostFate, now: Timestamp, draft: &mut Draft) {
-        let PostFate { arrived, of, open, error } = fate;
+        let PostFate { arrived, of, open, error, .. } = fate;
         if let Some(refused) = self.refused.iter().find(|known| known.post == post) {
             return answer(caller, told(refused), draft);
         }
@@ -223,7 +239,7 @@ impl SessionMachine {
         &mut self,
         caller: Caller,
         command: ToolCommand,
-        named: Option<PostId>,
+        named: Option<(PostId, Fingerprint)>,
         now: Timestamp,
         draft: &mut Draft,
     ) {
@@ -262,8 +278,8 @@ impl SessionMachine {
                     let message = "files cannot be posted here; nothing was posted";
                     return answer(caller, ToolAnswer::refused("not_supported", message), draft);
                 }
-                if let Some(id) = &named {
-                    self.pinning.insert(id.clone(), Vec::new());
+                if let Some((id, fingerprint)) = named.clone() {
+                    self.pinning.insert(id, (fingerprint, Vec::new()));
                 }
                 self.pins += 1;
                 let turn = self.turn.as_ref().map(|turn| turn.id.clone());
@@ -282,7 +298,7 @@ impl SessionMachine {
         caller: Caller,
         text: &str,
         (kind, reason): (PostKind, Option<String>),
-        named: Option<PostId>,
+        named: Option<(PostId, Fingerprint)>,
         now: Timestamp,
         draft: &mut Draft,
     ) {
@@ -313,7 +329,8 @@ impl SessionMachine {
         let Pin { caller, turn, wish, named, until } = pin;
         self.pins = self.pins.saturating_sub(1);
         let copy = result.as_ref().ok().map(|pinned| pinned.copy.clone());
-        let mut callers = named.as_ref().and_then(|id| self.pinning.remove(id)).unwrap_or_default();
+        let mut callers =
+            named.as_ref().and_then(|(id, _)| self.pinning.remove(id)).map(|(_, waiting)| waiting).unwrap_or_default();
         callers.insert(0, caller);
         // What was asked for in a turn counts as done in that one, or is not done at all.
         let pinned = match (&turn, &self.turn) {
@@ -423,6 +440,15 @@ impl SessionMachine {
         {
             self.post(PostKind::Notice, &prompt::parts_lost(*arrived, *of, code), now, draft);
         }
+    }
+
+    /// Those beside the agent who wait for a post that is planned.
+    pub(crate) fn waiting_beside(&self) -> Vec<(CallId, PostId)> {
+        let beside = |call: &PendingCall| match call.caller {
+            Caller::Beside(id) => Some((id, call.post.clone())),
+            Caller::Agent(_) => None,
+        };
+        self.calls.iter().filter_map(beside).collect()
     }
 
     /// Answers tool calls whose post is still on its way.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PostId;
+use super::{Fingerprint, PostId};
 use crate::agent::{AgentThreadId, InputId, TurnId};
 use crate::chat::{ChatMessage, ChatTime, MessageId, OpKey, PartBody, Person, ThreadKey};
 use crate::clock::Timestamp;
@@ -311,6 +311,8 @@ pub struct PartRow {
     pub kind: PostKind,
     /// The turn that made it.
     pub turn: Option<TurnId>,
+    /// What was asked for, when whoever asked has given the post a name.
+    pub fingerprint: Option<Fingerprint>,
     /// What is sent.
     pub body: PartBody,
     /// Where it stands.

@@ -53,6 +53,7 @@ struct State {
     parts: BTreeMap<OpKey, PartRow>,
     people: HashMap<PersonId, (Person, Timestamp)>,
     caught_up: HashMap<ThreadKey, ChatTime>,
+    is_full: bool,
 }
 
 /// A store in memory: the same rules as a durable one, without the disk.
@@ -83,6 +84,11 @@ impl MemoryStore {
     // Held for a moment, never across an await.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is no room for any further step of a session.
+    pub fn set_full(&self, is_full: bool) {
+        self.state().is_full = is_full;
     }
 
     /// All inbox rows of a thread, by place, whatever their state.
@@ -205,6 +211,9 @@ impl State {
     }
 
     fn apply(&mut self, change: SessionCommit) -> Result<Revision, CommitError> {
+        if self.is_full {
+            return Err(CommitError::Store(StoreError::new("the store in memory is full")));
+        }
         if let Some(objection) = self.objection(&change) {
             return Err(objection);
         }

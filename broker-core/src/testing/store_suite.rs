@@ -254,6 +254,7 @@ fn part(key: &ThreadKey, id: &str, place: u64, state: PartState) -> PartRow {
         of: 9,
         kind: PostKind::Final,
         turn: Some(TurnId::new("t1")),
+        fingerprint: None,
         body: PartBody::Text { markup: format!("part {place}") },
         state,
         attempts: 0,

@@ -120,21 +120,21 @@ impl Form {
     }
 
     pub(super) fn run(&self, arguments: &Value) -> Result<ToolCommand, ToolRefusal> {
-        (self.build)(&self.check(arguments)?)
-    }
-
-    pub(super) fn check(&self, arguments: &Value) -> Result<Given, ToolRefusal> {
         let Some(given) = object(arguments) else {
             let message = format!("the arguments of `{}` have to be a JSON object; {}", self.name, self.usage());
             return refuse("wrong_type", message);
         };
+        (self.build)(&self.check(given)?)
+    }
+
+    pub(super) fn check(&self, mut given: Map<String, Value>) -> Result<Given, ToolRefusal> {
         if let Some(name) = given.keys().find(|name| self.fields.iter().all(|field| field.name != *name)) {
             let message = format!("`{}` has no argument `{}`; {}", self.name, shortened(name), self.usage());
             return refuse("unknown_argument", message);
         }
         let mut values = Map::new();
         for field in self.fields {
-            if let Some(value) = given.get(field.name).filter(|value| !value.is_null())
+            if let Some(value) = given.remove(field.name).filter(|value| !value.is_null())
                 && let Some(value) = field.check(value)?
             {
                 values.insert(field.name.to_owned(), value);
@@ -214,11 +214,15 @@ impl Field {
     }
 
     /// The value in its plain form; absent when it is as good as left out.
-    fn check(&self, value: &Value) -> Result<Option<Value>, ToolRefusal> {
+    fn check(&self, value: Value) -> Result<Option<Value>, ToolRefusal> {
         let wrong = |code| {
-            let message = format!("`{}` has to be {}, and is {}", self.name, self.expectation(), described(value));
+            let message = format!("`{}` has to be {}, and is {}", self.name, self.expectation(), described(&value));
             refuse_argument(code, self.name, message)
         };
+        // As good as left out, whatever it would have to be.
+        if !matches!(self.need, Need::Always) && value.as_str().is_some_and(|text| text.trim().is_empty()) {
+            return Ok(None);
+        }
         match self.kind {
             Kind::Text(most) => {
                 let Some(text) = value.as_str() else { return wrong("wrong_type") };
@@ -231,16 +235,12 @@ impl Field {
                     );
                     return refuse_argument("too_long", self.name, message);
                 }
-                if text.trim().is_empty() {
-                    return if matches!(self.need, Need::Always) { wrong("empty") } else { Ok(None) };
-                }
-                Ok(Some(value.clone()))
+                if text.trim().is_empty() { wrong("empty") } else { Ok(Some(value)) }
             }
             Kind::MediaType => {
                 let Some(text) = value.as_str() else { return wrong("wrong_type") };
                 let text = text.trim().to_ascii_lowercase();
                 match text.split_once('/') {
-                    _ if text.is_empty() => Ok(None),
                     Some((of, kind)) if text.len() <= MAX_WORD && is_token(of) && is_token(kind) => {
                         Ok(Some(json!(text)))
                     }
@@ -256,23 +256,23 @@ impl Field {
                     None => wrong("not_allowed"),
                 }
             }
-            Kind::Count(most) => match count(value) {
+            Kind::Count(most) => match count(&value) {
                 None => wrong("wrong_type"),
                 Some(count) if count == 0 || count > most => wrong("not_allowed"),
                 Some(count) => Ok(Some(json!(count))),
             },
-            Kind::Clamped(most) => match count(value) {
+            Kind::Clamped(most) => match count(&value) {
                 None => wrong("wrong_type"),
                 Some(0) => wrong("not_allowed"),
                 Some(count) => Ok(Some(json!(count.min(most)))),
             },
-            Kind::Flag => match value {
-                Value::Bool(_) => Ok(Some(value.clone())),
+            Kind::Flag => match &value {
+                Value::Bool(flag) => Ok(Some(json!(flag))),
                 Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(Some(json!(true))),
                 Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(Some(json!(false))),
                 _ => wrong("wrong_type"),
             },
-            Kind::Object => match object(value) {
+            Kind::Object => match object(&value) {
                 Some(object) => Ok(Some(Value::Object(object))),
                 None => wrong("wrong_type"),
             },

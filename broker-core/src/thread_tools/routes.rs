@@ -329,7 +329,7 @@ impl Route {
                 arguments.insert(name.to_owned(), value);
             }
         }
-        let mut given: Given = self.form.check(&Value::Object(arguments))?;
+        let mut given: Given = self.form.check(arguments)?;
         given.content = content;
         let word = |name| given.text(name).unwrap_or_default().trim().to_owned();
         let (conversation, root) = (word(CHANNEL_ID.name), word(THREAD_TS.name));

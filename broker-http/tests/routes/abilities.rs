@@ -11,35 +11,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::house::{House, JSON, bearer, key, parse};
+use super::house::{House, JSON, LONG, bearer, body, key, parse};
 use crate::wire::PATIENCE;
-
-/// A body for a thread, with these fields beside the thread's.
-fn body(thread: &ThreadKey, more: Value) -> String {
-    let mut body = json!({"channel_id": thread.conversation, "thread_ts": thread.root});
-    for (name, value) in more.as_object().expect("an object") {
-        body[name] = value.clone();
-    }
-    body.to_string()
-}
-
-impl House {
-    /// A request of the session's own.
-    async fn mine(&self, path: &str, more: Value) -> (u16, Value) {
-        let headers = format!("{JSON}{}", bearer(&self.token(&self.ours).await));
-        self.post(path, &headers, &body(&self.ours, more)).await
-    }
-
-    async fn read(&self, query: &str) -> (u16, String) {
-        let token = bearer(&self.token(&self.ours).await);
-        let (status, _, body) = self.server.ask("GET", &format!("/slack/{query}"), "localhost", &token).await;
-        (status, body)
-    }
-
-    fn place(&self) -> String {
-        format!("channel_id={}&thread_ts={}", self.ours.conversation, self.ours.root)
-    }
-}
 
 #[tokio::test]
 async fn a_message_is_posted_into_its_own_thread() {
@@ -167,198 +140,11 @@ async fn the_history_is_the_latest_before_the_bound_oldest_first() {
     let (_, most) = house.read(&format!("thread-history?{place}&limit=999999999")).await;
     let most: Value = serde_json::from_str(&most).expect("JSON");
     assert_eq!((&most["returnedCount"], &most["maxLimit"]), (&json!(50), &json!(50)));
+    // What is blank is as good as left out.
+    let (status, blank) = house.read(&format!("thread-history?{place}&limit=&format=&before_ts=&channel_type=")).await;
+    assert_eq!((status, serde_json::from_str::<Value>(&blank).expect("JSON")["hasMore"].as_bool()), (200, Some(true)));
     let (status, text) = house.read(&format!("thread-history?{place}&limit=1&format=text&channel_type=channel")).await;
     assert!(status == 200 && text.starts_with("Messages of this thread") && text.contains("reply 60"), "{text}");
-}
-
-#[tokio::test]
-async fn a_request_that_is_sent_twice_posts_once() {
-    let house = House::closed().await;
-    let token = bearer(&house.token(&house.ours).await);
-    let headers = format!("{JSON}{token}idempotency-key: build 7\r\n");
-    let text = body(&house.ours, json!({"text": "built"}));
-    let (first, again) = tokio::join!(
-        house.post("/slack/post-message", &headers, &text),
-        house.post("/slack/post-message", &headers, &text)
-    );
-    assert_eq!((first.0, &first.1), (200, &again.1));
-    let posts = house.chat.posts(&house.ours);
-    assert_eq!(posts.iter().filter(|text| text.contains("built")).count(), 1, "{posts:?}");
-    // Under another name, or in another thread, it is another post.
-    let other = format!("{JSON}{token}idempotency-key: build 8\r\n");
-    let second = house.post("/slack/post-message", &other, &text).await;
-    assert_ne!(second.1["post_id"], first.1["post_id"]);
-    let theirs = format!("{JSON}{}idempotency-key: build 7\r\n", bearer(&house.token(&house.theirs).await));
-    let third = house.post("/slack/post-message", &theirs, &body(&house.theirs, json!({"text": "built"}))).await;
-    assert!(third.0 == 200 && third.1["post_id"] != first.1["post_id"], "{}", third.1);
-    for wrong in ["idempotency-key: \r\n".to_owned(), format!("idempotency-key: {}\r\n", "k".repeat(256))] {
-        let (status, answer) = house.post("/slack/post-message", &format!("{JSON}{token}{wrong}"), &text).await;
-        assert_eq!((status, &answer["error"]), (400, &json!("invalid_idempotency_key")));
-    }
-}
-
-#[tokio::test]
-async fn a_file_of_the_session_is_posted_once_under_one_name() {
-    let house = House::closed().await;
-    let report = house.repos().join("report.txt");
-    std::fs::create_dir_all(house.repos()).expect("a folder");
-    std::fs::write(&report, "all is well").expect("a file");
-    let headers = format!("{JSON}{}idempotency-key: report\r\n", bearer(&house.token(&house.ours).await));
-    let text = body(&house.ours, json!({"file_path": report, "initial_comment": "the report"}));
-    let (first, again) =
-        tokio::join!(house.post("/slack/post-file", &headers, &text), house.post("/slack/post-file", &headers, &text));
-    assert_eq!((first.0, &first.1["state"], &first.1), (200, &json!("sent"), &again.1), "{}", again.1);
-    let posts = house.chat.posts(&house.ours);
-    assert_eq!(posts.iter().filter(|text| text.contains("the report")).count(), 1, "{posts:?}");
-    // It is not looked for again.
-    std::fs::remove_file(&report).expect("it was there");
-    assert_eq!(house.post("/slack/post-file", &headers, &text).await, first);
-}
-
-/// A request for a file with this content in base64.
-fn inline(thread: &ThreadKey, name: &str, base64: &str) -> String {
-    body(thread, json!({"filename": name, "content_base64": base64, "text": "made by a script"}))
-}
-
-#[tokio::test]
-async fn a_file_that_comes_with_the_request_is_posted() {
-    let house = House::closed().await;
-    let head = format!("{JSON}{}", bearer(&house.token(&house.ours).await));
-    // Plain, without padding, in lines as `base64` writes them, in the alphabet of URLs, escaped as PHP does.
-    let forms = ["PDw/Pz8+Pgo=", "PDw/Pz8+Pgo", "PDw/Pz8+\\nPgo=\\n", "PDw_Pz8-Pgo=", "PDw\\/Pz8\\u002bPgo="];
-    for (n, base64) in forms.into_iter().enumerate() {
-        let more = body(&house.ours, json!({"filename": "notes.txt", "text": "made by a script"}));
-        let whole = format!("{{\"content_base64\":\"{base64}\",{}", &more[1..]);
-        let (status, answer) = house.post("/slack/post-file", &head, &whole).await;
-        assert_eq!((status, &answer["state"]), (200, &json!("sent")), "{base64}: {answer}");
-        let file = &answer["file"];
-        assert_eq!((&file["name"], &file["size"]), (&json!("notes.txt"), &json!(8)), "{base64}: {answer}");
-        assert!(file["fileId"].is_string(), "{answer}");
-        let posts = house.chat.posts(&house.ours);
-        assert_eq!(posts.iter().filter(|text| text.contains("made by a script")).count(), n + 1, "{posts:?}");
-        let id = answer["post_id"].as_str().expect("an id");
-        let (_, told) = house.read(&format!("posts/{id}")).await;
-        assert!(told.contains("notes.txt"), "{told}");
-    }
-    assert_eq!(house.copies(), 0);
-}
-
-#[tokio::test]
-async fn a_file_that_comes_with_the_request_is_not_posted_otherwise() {
-    let house = House::closed().await;
-    let head = format!("{JSON}{}", bearer(&house.token(&house.ours).await));
-    let before = house.chat.posts(&house.ours).len();
-    let sources = json!(["channel_id", "thread_ts", "file_path|content_base64"]);
-    for (more, status, code) in [
-        (json!({"filename": "a"}), 400, "missing_required_body"),
-        (json!({"content_base64": "YQ=="}), 400, "missing_required_body"),
-        (json!({"content_base64": null, "filename": "a"}), 400, "missing_required_body"),
-        (json!({"content_base64": "YQ==", "filename": "a", "file_path": "b"}), 400, "provide_exactly_one_file_source"),
-        (json!({"content_base64": "", "filename": "a"}), 400, "empty"),
-        (json!({"content_base64": "Y", "filename": "a"}), 400, "invalid_content_base64"),
-        (json!({"content_base64": "YQ==YQ==", "filename": "a"}), 400, "invalid_content_base64"),
-        (json!({"content_base64": "not at all!", "filename": "a"}), 400, "invalid_content_base64"),
-        (json!({"content_base64": 7, "filename": "a"}), 400, "invalid_content_base64"),
-        (json!({"content_base64": ["YQ=="], "filename": "a"}), 400, "invalid_content_base64"),
-        (json!({"content_base64": "YQ==", "filename": "../a"}), 400, "invalid_filename"),
-        (json!({"content_base64": "YQ==", "filename": "a\nb"}), 400, "invalid_filename"),
-        (json!({"content_base64": "YQ==", "filename": ".env"}), 400, "secret"),
-        (json!({"content_base64": "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t", "filename": "a"}), 400, "secret"),
-        (json!({"content_base64": "YQ==", "filename": "a", "content_type": "text"}), 400, "invalid_content_type"),
-        (json!({"content_base64": "YQ==", "filename": "a", "content_type": "text/x\ny"}), 400, "invalid_content_type"),
-        (json!({"content_base64": "YQ==", "filename": "a", "channel_id": "C2"}), 403, "forbidden"),
-        (json!({"content_base64": "YQ==", "filename": "a", "more": 1}), 400, "unknown_argument"),
-    ] {
-        let (found, answer) = house.mine("/slack/post-file", more.clone()).await;
-        assert_eq!((found, &answer["error"]), (status, &json!(code)), "{more}: {answer}");
-        if more == json!({"filename": "a"}) {
-            assert_eq!(answer["required"], sources);
-        }
-    }
-    for broken in [
-        "{\"content_base64\":\"YQ==\",\"content_base64\":\"YQ==\"}",
-        "{\"content_base64\":\"YQ==\"",
-        "{\"content_base64\":\"YQ",
-        "{\"content_base64\":\"YQ==\"}}",
-        "[{\"content_base64\":\"YQ==\"}]",
-        "\"content_base64\"",
-        "nonsense",
-    ] {
-        let (found, answer) = house.post("/slack/post-file", &head, broken).await;
-        assert_eq!(found, 400, "{broken}: {answer}");
-    }
-    assert_eq!(house.chat.posts(&house.ours).len(), before);
-    assert_eq!(house.copies(), 0, "nothing is left behind");
-}
-
-#[tokio::test]
-async fn a_large_file_within_the_request_is_bounded() {
-    let limits = Limits { file_body_bytes: 4 * 1024 * 1024, body: Duration::from_secs(20), ..Limits::default() };
-    let house = House::new(Access::Tokens(Arc::new(key())), limits).await;
-    let head = format!("{JSON}{}", bearer(&house.token(&house.ours).await));
-    let three = "A".repeat(3 * 1024 * 1024);
-    let (status, answer) = house.post("/slack/post-file", &head, &inline(&house.ours, "zeros.bin", &three)).await;
-    assert_eq!((status, &answer["file"]["size"]), (200, &json!(3 * 1024 * 1024 / 4 * 3)), "{answer}");
-    let five = inline(&house.ours, "zeros.bin", &"A".repeat(5 * 1024 * 1024));
-    // What else stands in the request has the bound of any other.
-    let noise = body(&house.ours, json!({"filename": "a", "content_base64": "YQ==", "title": "x".repeat(2 << 20)}));
-    for large in [&five, &noise] {
-        let (status, answer) = house.post("/slack/post-file", &head, large).await;
-        assert_eq!((status, &answer["error"]), (413, &json!("body_too_large")));
-        // The same in chunks, where nobody says beforehand how large it is.
-        let mut stream = house.server.connect().await;
-        let start = format!(
-            "POST /slack/post-file HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{head}transfer-encoding: \
-             chunked\r\n\r\n{:x}\r\n",
-            large.len()
-        );
-        let (mut read, mut write) = stream.split();
-        let send = async {
-            // The server may hang up before everything is sent.
-            let _ = write.write_all(start.as_bytes()).await;
-            let _ = write.write_all(large.as_bytes()).await;
-            let _ = write.write_all(b"\r\n0\r\n\r\n").await;
-        };
-        let mut answer = Vec::new();
-        let (_, read) = tokio::join!(send, timeout(PATIENCE, read.read_to_end(&mut answer)));
-        // A reset may overtake the answer; what counts is that nothing was posted.
-        let _ = read.expect("in time");
-        let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.is_empty() || answer.contains("body_too_large"), "{answer}");
-    }
-    assert_eq!(house.chat.posts(&house.ours).iter().filter(|text| text.contains("made by a script")).count(), 1);
-    assert_eq!(house.copies(), 0, "nothing is left behind");
-}
-
-#[tokio::test]
-async fn a_file_that_breaks_off_or_comes_too_slowly_is_not_posted() {
-    let limits = Limits { file_body: Duration::from_millis(500), file_bodies: 1, ..Limits::default() };
-    let house = House::new(Access::Tokens(Arc::new(key())), limits).await;
-    let head = format!("{JSON}{}", bearer(&house.token(&house.ours).await));
-    let whole = inline(&house.ours, "zeros.bin", &"A".repeat(3 * 1024 * 1024));
-    let start = format!(
-        "POST /slack/post-file HTTP/1.1\r\nhost: localhost\r\n{head}content-length: {}\r\n\r\n{}",
-        whole.len(),
-        &whole[..2 * 1024 * 1024]
-    );
-    let mut slow = house.server.connect().await;
-    slow.write_all(start.as_bytes()).await.expect("sent");
-    // The one place for large bodies is taken, and small ones need none.
-    let small = house.mine("/slack/post-file", json!({"content_base64": "YQ==", "filename": "a"})).await;
-    assert_eq!(small.0, 200, "{}", small.1);
-    let mut answer = String::new();
-    timeout(PATIENCE, slow.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
-    assert_eq!((parse(&answer).0, &parse(&answer).1["error"]), (408, &json!("body_too_slow")));
-    let mut gone = house.server.connect().await;
-    gone.write_all(start.as_bytes()).await.expect("sent");
-    drop(gone);
-    let cleaned = timeout(PATIENCE, async {
-        while house.copies() > 0 {
-            tokio::task::yield_now().await;
-        }
-    });
-    cleaned.await.expect("nothing is left behind");
-    assert_eq!(house.chat.posts(&house.ours).iter().filter(|text| text.contains("made by a script")).count(), 0);
 }
 
 #[tokio::test]
@@ -399,10 +185,7 @@ async fn one_session_keeps_no_other_out() {
 async fn an_answer_that_is_lost_is_no_invitation_to_ask_again() {
     let limits = Limits { request: Duration::from_millis(200), ..Limits::default() };
     let house = House::new(Access::Tokens(Arc::new(key())), limits).await;
-    house.chat.fail_next(Fault::Fail(DeliverError::Temporary {
-        reason: "ratelimited".to_owned(),
-        retry_after: Some(Duration::from_secs(60)),
-    }));
+    house.hold_up(LONG);
     let (status, answer) = house.mine("/slack/post-message", json!({"text": "perhaps"})).await;
     assert_eq!((status, &answer["error"]), (500, &json!("outcome_unknown")), "{answer}");
 }
@@ -580,10 +363,7 @@ async fn a_client_that_waits_hears_that_its_post_is_queued() {
     let house = House::closed().await;
     let token = bearer(&house.token(&house.ours).await);
     // Slack wants us to wait for longer than a client does.
-    house.chat.fail_next(Fault::Fail(DeliverError::Temporary {
-        reason: "ratelimited".to_owned(),
-        retry_after: Some(Duration::from_secs(60)),
-    }));
+    house.hold_up(LONG);
     let text = body(&house.ours, json!({"text": "later"}));
     let more = format!("{JSON}{token}content-length: {}\r\n\r\n{text}", text.len());
     let request = format!("POST /slack/post-message HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}");
@@ -595,4 +375,85 @@ async fn a_client_that_waits_hears_that_its_post_is_queued() {
     assert_eq!((status, &answer["state"]), (202, &json!("queued")), "{answer}");
     let (_, told) = house.read(&format!("posts/{}", answer["post_id"].as_str().expect("an id"))).await;
     assert!(told.contains("\"queued\""), "{told}");
+}
+
+/// What a value has that its schema does not allow: types, words, missing and surplus fields, all the way down.
+fn objections(schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
+    let is = |kind: &str| match kind {
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("{at}: {other} is no type that this reads"),
+    };
+    let kinds: Vec<&str> = match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+        kind => kind.as_str().into_iter().collect(),
+    };
+    if !kinds.is_empty() && !kinds.into_iter().any(is) {
+        found.push(format!("{at}: {value} is not of {}", schema["type"]));
+    }
+    if schema.get("const").is_some_and(|only| only != value) {
+        found.push(format!("{at}: {value} is not {}", schema["const"]));
+    }
+    if schema["enum"].as_array().is_some_and(|words| !words.contains(value)) {
+        found.push(format!("{at}: {value} is none of {}", schema["enum"]));
+    }
+    for item in value.as_array().into_iter().flatten() {
+        objections(&schema["items"], item, &format!("{at}[]"), found);
+    }
+    let Some(fields) = value.as_object() else { return };
+    for (name, field) in fields {
+        match schema["properties"].get(name) {
+            Some(known) => objections(known, field, &format!("{at}.{name}"), found),
+            None if schema["additionalProperties"] == false => found.push(format!("{at}: {name} is not described")),
+            None => {}
+        }
+    }
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if !fields.contains_key(name) {
+            found.push(format!("{at}: {name} is missing"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_are_what_the_schemas_say() {
+    let house = House::closed().await;
+    let (_, _, document) = house.server.ask("GET", "/openapi.json", "localhost", "").await;
+    let document: Value = serde_json::from_str(&document).expect("JSON");
+    let conforms = |method: &str, path: &str, (status, answer): &(u16, Value)| {
+        let responses = &document["paths"][path][method]["responses"];
+        let response = responses.get(status.to_string()).unwrap_or(&responses["default"]);
+        let mut schema = &response["content"]["application/json"]["schema"];
+        if let Some(named) = schema["$ref"].as_str() {
+            schema = document.pointer(&named[1..]).expect("a schema");
+        }
+        assert!(schema["properties"].is_object(), "{method} {path} {status} is not described");
+        let mut found = Vec::new();
+        objections(schema, answer, "answer", &mut found);
+        assert!(found.is_empty(), "{method} {path} {status}: {found:#?}\n{answer}");
+    };
+    let sent = house.mine("/slack/post-message", json!({"text": "one"})).await;
+    conforms("post", "/slack/post-message", &sent);
+    let file = house.mine("/slack/post-file", json!({"filename": "a.txt", "content_base64": "YQ=="})).await;
+    assert!(file.1["file"].is_object(), "{}", file.1);
+    conforms("post", "/slack/post-file", &file);
+    conforms("post", "/slack/react", &house.mine("/slack/react", json!({"name": "eyes"})).await);
+    conforms("post", "/slack/post-state", &house.mine("/slack/post-state", json!({"kind": "final"})).await);
+    let retry = House::retry(&house.ours);
+    let head = format!("{JSON}{}", bearer(&house.token(&house.ours).await));
+    conforms("post", "/sessions/{key}/retry", &house.post(&retry, &head, "{}").await);
+    house.chat.fail_next(Fault::Fail(DeliverError::Refused { code: "is_archived".to_owned() }));
+    let refused = house.mine("/slack/post-message", json!({"text": "two"})).await;
+    conforms("post", "/slack/post-message", &refused);
+    for post in [&sent, &file, &refused] {
+        let id = post.1["post_id"].as_str().expect("an id");
+        let (status, stands) = house.read(&format!("posts/{id}")).await;
+        conforms("get", "/slack/posts/{id}", &(status, serde_json::from_str(&stands).expect("JSON")));
+    }
+    let (status, history) = house.read(&format!("thread-history?{}", house.place())).await;
+    conforms("get", "/slack/thread-history", &(status, serde_json::from_str(&history).expect("JSON")));
 }

@@ -1,5 +1,7 @@
 //! The routes, one file per room.
 
 mod abilities;
+mod content;
 mod house;
+mod once;
 mod sessions;

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::house::{House, JSON, bearer, key, parse};
+use super::house::{House, JSON, LONG, bearer, body, key, parse};
 use crate::wire::{PATIENCE, Server};
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn only_json_that_says_so_is_taken() {
     let deep = "[".repeat(200_000);
     assert_eq!(house.post(&path, &format!("{JSON}{token}"), &deep).await.0, 400);
     let (found, answer) = house.post(&path, &format!("{JSON}{token}"), "{\"channel_id\":\"C2\"}").await;
-    assert_eq!((found, &answer["error"]), (400, &json!("invalid_json")), "what has no effect is not taken");
+    assert_eq!((found, &answer["error"]), (400, &json!("unknown_argument")), "what has no effect is not taken");
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn nothing_changes_by_another_method_and_a_web_page_reaches_nothing() {
         assert_eq!(status, 405, "{method}: {head}");
         assert!(head.contains("allow: post"), "{method}: {head}");
     }
-    for more in ["origin: http://localhost:3000\r\n", "origin: null\r\n"] {
+    for more in ["origin: http://localhost:3000\r\n", "origin: null\r\n", "sec-fetch-site: cross-site\r\n"] {
         assert_eq!(house.post(&path, &format!("{JSON}{token}{more}"), "{}").await.1["error"], "origin_not_allowed");
     }
     let (status, _, body) = house.server.ask("POST", &path, "rebound.example", &format!("{JSON}{token}")).await;
@@ -236,4 +236,39 @@ async fn a_token_that_is_revoked_while_the_body_comes_opens_nothing() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}
+
+#[tokio::test]
+async fn without_tokens_the_bound_of_one_session_holds_too() {
+    let house = House::new(Access::Open, Limits { session_requests: 1, ..Limits::default() }).await;
+    house.hold_up(LONG);
+    let text = body(&house.ours, json!({"text": "it waits"}));
+    let first = house.post("/slack/post-message", JSON, &text);
+    let second = async {
+        let theirs = body(&house.theirs, json!({"text": "another's"}));
+        loop {
+            let (status, answer) = house.post(&House::retry(&house.ours), JSON, "{}").await;
+            if status != 200 {
+                assert_eq!((status, &answer["error"]), (429, &json!("too_many_requests")));
+                break house.post("/slack/post-message", JSON, &theirs).await.0;
+            }
+        }
+    };
+    tokio::select! {
+        (status, answer) = first => panic!("it did not wait: {status} {answer}"),
+        theirs = timeout(PATIENCE, second) => assert_eq!(theirs.expect("in time"), 200),
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_takes_nothing_keeps_nobody_waiting() {
+    let limits = Limits { request: Duration::from_millis(300), ..Limits::default() };
+    let house = House::new(Access::Tokens(Arc::new(key())), limits).await;
+    let head = format!("{JSON}{}", bearer(&house.token(&house.ours).await));
+    house.store.set_full(true);
+    let (status, answer) = house.post(&format!("/sessions/{}/revoke-token", house.ours.short()), &head, "{}").await;
+    assert_eq!((status, &answer["error"]), (500, &json!("outcome_unknown")), "{answer}");
+    // The session is still about the other one.
+    let (status, answer) = house.post(&House::retry(&house.ours), &head, "{}").await;
+    assert_eq!((status, &answer["error"]), (500, &json!("outcome_unknown")), "{answer}");
 }

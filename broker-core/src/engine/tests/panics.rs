@@ -82,6 +82,7 @@ async fn a_post_of_which_the_sender_never_heard_is_sent() {
         of: 1,
         kind: PostKind::Notice,
         turn: None,
+        fingerprint: None,
         body,
         state: PartState::Queued,
         attempts: 0,

@@ -4,7 +4,7 @@ use super::rig::around;
 use super::*;
 use crate::outgoing::{Pinned, Refusal};
 use crate::session::{CallId, Caller, NamedPost, Pin, PostFate};
-use crate::store::PostId;
+use crate::store::{Fingerprint, PostId};
 use crate::thread_tools::{FileSource, FileWish, ToolAnswer, ToolCommand};
 
 fn post(text: &str, kind: PostKind) -> ToolCommand {
@@ -31,6 +31,10 @@ fn settle(rig: &mut Rig, post: &str, error: Option<&str>) -> Vec<Effect> {
         of: 1,
         error: error.map(str::to_owned),
     }))
+}
+
+fn print(asked: &str) -> Fingerprint {
+    Fingerprint::of(&[asked.as_bytes()])
 }
 
 fn codes(effects: &[Effect]) -> Vec<&'static str> {
@@ -106,11 +110,11 @@ fn what_has_a_name_is_made_once() {
     let mut rig = Rig::running();
     let id = PostId::named(&SessionId::new("s"), "build 7");
     let mut named = |call, known: Option<PostFate>| {
-        let post_of = Some(NamedPost { id: id.clone(), known });
+        let post_of = Some(NamedPost { id: id.clone(), fingerprint: print("the first"), known });
         rig.step(SessionInput::Asked { call: CallId(call), command: post("built", PostKind::Progress), post: post_of })
     };
     assert_eq!(replies(&named(1, None)), []);
-    let open = PostFate { arrived: 0, of: 1, open: true, error: None };
+    let open = PostFate { arrived: 0, of: 1, open: true, error: None, fingerprint: Some(print("the first")) };
     assert_eq!(replies(&named(2, Some(open.clone()))), []);
     assert_eq!(rig.parts.len(), 1);
     assert_eq!(rig.parts[0].post, id);
@@ -118,16 +122,45 @@ fn what_has_a_name_is_made_once() {
     assert_eq!(told, [1, 2], "both are told");
 
     let mut again = |fate| {
-        let post_of = Some(NamedPost { id: id.clone(), known: Some(fate) });
+        let post_of = Some(NamedPost { id: id.clone(), fingerprint: print("the first"), known: Some(fate) });
         let command = post("built", PostKind::Progress);
         replies(&rig.step(SessionInput::Asked { call: CallId(3), command, post: post_of }))
     };
-    let sent = PostFate { arrived: 1, of: 1, open: false, error: None };
+    let sent = PostFate { arrived: 1, of: 1, open: false, error: None, fingerprint: None };
     assert_eq!(again(sent.clone()), [(3, ToolAnswer::Posted { post: id.clone(), messages: 1 })]);
     let refused = PostFate { arrived: 0, error: Some("is_archived".to_owned()), ..sent };
     let code = "is_archived".to_owned();
     assert_eq!(again(refused), [(3, ToolAnswer::Undelivered { post: id.clone(), arrived: 0, of: 1, code })]);
     assert_eq!(rig.parts.len(), 1);
+}
+
+#[test]
+fn a_name_stands_for_one_request() {
+    let mut rig = with_files();
+    let id = PostId::named(&SessionId::new("s"), "build 7");
+    let asked = |rig: &mut Rig, asked: &str, known: Option<PostFate>, command: ToolCommand| {
+        let post = Some(NamedPost { id: id.clone(), fingerprint: print(asked), known });
+        rig.step(SessionInput::Asked { call: CallId(1), command, post })
+    };
+    let file = || ToolCommand::File(file_wish(PostKind::Progress));
+    let pin = pin_of(&asked(&mut rig, "the file", None, file()));
+    let text = || post("built", PostKind::Progress);
+    assert_eq!(codes(&asked(&mut rig, "the text", None, text())), ["idempotency_key_reused"], "while it is copied");
+    rig.step(SessionInput::Pinned { pin, result: copied() });
+    let known = PostFate::of(&rig.parts);
+    assert!(known.as_ref().is_some_and(|fate| fate.fingerprint == Some(print("the file"))));
+    assert_eq!(codes(&asked(&mut rig, "the text", known.clone(), text())), ["idempotency_key_reused"]);
+    assert_eq!(codes(&asked(&mut rig, "the file", known, file())), [""; 0], "it waits for the first one's end");
+    assert_eq!(rig.parts.len(), 1);
+}
+
+#[test]
+fn whoever_waits_for_a_planned_post_is_known() {
+    let mut rig = Rig::running();
+    ask(&mut rig, 7, post("built", PostKind::Progress));
+    rig.tool("r1", "post", serde_json::json!({"text": "the agent's own"}));
+    let id = rig.parts[0].post.clone();
+    assert_eq!(rig.machine.waiting_beside(), [(CallId(7), id)]);
 }
 
 #[test]
@@ -187,7 +220,7 @@ fn a_named_file_that_is_asked_for_twice_is_posted_once() {
     let mut rig = with_files();
     let id = PostId::named(&SessionId::new("s"), "report 7");
     let mut named = |call| {
-        let post = Some(NamedPost { id: id.clone(), known: None });
+        let post = Some(NamedPost { id: id.clone(), fingerprint: print("the first"), known: None });
         let command = ToolCommand::File(file_wish(PostKind::Progress));
         rig.step(SessionInput::Asked { call: CallId(call), command, post })
     };
@@ -205,7 +238,7 @@ fn a_file_that_may_not_go_out_is_told_to_all_who_asked() {
     let mut rig = with_files();
     let id = PostId::named(&SessionId::new("s"), "report 7");
     let mut named = |call| {
-        let post = Some(NamedPost { id: id.clone(), known: None });
+        let post = Some(NamedPost { id: id.clone(), fingerprint: print("the first"), known: None });
         let command = ToolCommand::File(file_wish(PostKind::Progress));
         rig.step(SessionInput::Asked { call: CallId(call), command, post })
     };
@@ -215,7 +248,7 @@ fn a_file_that_may_not_go_out_is_told_to_all_who_asked() {
     let effects = rig.step(SessionInput::Pinned { pin, result: Err(refusal) });
     assert_eq!(codes(&effects), ["secret", "secret"]);
     // The name is free again.
-    let post = Some(NamedPost { id, known: None });
+    let post = Some(NamedPost { id, fingerprint: print("the first"), known: None });
     let command = ToolCommand::File(file_wish(PostKind::Progress));
     pin_of(&rig.step(SessionInput::Asked { call: CallId(3), command, post }));
     assert!(rig.parts.is_empty());
@@ -262,12 +295,12 @@ fn a_refusal_is_known_before_the_store_says_so() {
     let mut rig = Rig::running();
     let id = PostId::named(&SessionId::new("s"), "build 7");
     let named = |rig: &mut Rig, call, known| {
-        let post = Some(NamedPost { id: id.clone(), known });
+        let post = Some(NamedPost { id: id.clone(), fingerprint: print("the first"), known });
         rig.step(SessionInput::Asked { call: CallId(call), command: self::post("built", PostKind::Progress), post })
     };
     named(&mut rig, 1, None);
     settle(&mut rig, id.as_str(), Some("is_archived"));
-    let open = PostFate { arrived: 0, of: 1, open: true, error: None };
+    let open = PostFate { arrived: 0, of: 1, open: true, error: None, fingerprint: Some(print("the first")) };
     let told = replies(&named(&mut rig, 2, Some(open)));
     assert!(matches!(told.as_slice(), [(2, ToolAnswer::Undelivered { .. })]), "{told:?}");
 }

@@ -4,7 +4,7 @@ use super::{Store, begin, key, part};
 use crate::agent::TurnId;
 use crate::chat::{MessageId, PartBody};
 use crate::clock::Timestamp;
-use crate::store::{PartChange, PartRow, PartState, PostId, PostKind, Revision, SessionCommit};
+use crate::store::{Fingerprint, PartChange, PartRow, PartState, PostId, PostKind, Revision, SessionCommit};
 
 const STATES: [PartState; 6] = [
     PartState::Queued,
@@ -54,6 +54,7 @@ pub async fn every_field_comes_back(store: Store) {
         [PostKind::Progress, PostKind::Final, PostKind::Block, PostKind::Wait, PostKind::Notice, PostKind::Notice];
     let full = |n: usize| PartRow {
         kind: kinds[n],
+        fingerprint: Some(Fingerprint::new("5d41402a")),
         attempts: 3,
         attempted_at: Some(Timestamp::from_millis(7)),
         first_attempt_at: Some(Timestamp::from_millis(5)),
@@ -74,6 +75,7 @@ pub async fn every_field_comes_back(store: Store) {
         number: bare.number,
         kind: bare.kind,
         turn: None,
+        fingerprint: None,
         created_at: bare.created_at,
         body: PartBody::Text { markup: "may be a duplicate".to_owned() },
         ..full(2)
