@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -45,6 +46,31 @@ pub fn images(workspace: &Path) -> PathBuf {
     let session = workspace.parent().unwrap_or(workspace);
     let sessions = session.parent().unwrap_or(session);
     sessions.join(IMAGES).join(session.file_name().unwrap_or_default())
+}
+
+/// Removes scaled images, and what a killed broker left of some, that are older than this. Blocks.
+///
+/// # Errors
+///
+/// When the folder cannot be read.
+pub fn clean_images(sessions_root: &Path, older: Duration) -> io::Result<()> {
+    let sessions = match std::fs::read_dir(sessions_root.join(IMAGES)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        sessions => sessions?,
+    };
+    for session in sessions {
+        let session = session?.path();
+        for image in std::fs::read_dir(&session)? {
+            let image = image?;
+            let age = image.metadata()?.modified()?.elapsed().unwrap_or_default();
+            if age >= older {
+                std::fs::remove_file(image.path())?;
+            }
+        }
+        // One that is not empty stays.
+        let _ = std::fs::remove_dir(&session);
+    }
+    Ok(())
 }
 
 /// The name of a file's scaled image, without its ending.
@@ -257,6 +283,25 @@ mod tests {
         assert!(folder.complete(&FileRef { size: Some(6), ..file.clone() }).is_none());
         assert!(folder.complete(&FileRef { size: None, ..file }).is_none());
         assert_eq!(std::fs::read_dir(at.parent().unwrap()).unwrap().count(), 1, "no `.part` stays");
+    }
+
+    #[test]
+    fn scaled_images_do_not_stay_for_ever() {
+        let root = tempfile::tempdir().unwrap();
+        clean_images(root.path(), Duration::ZERO).unwrap();
+        let [old, both] = ["old", "both"].map(|session| images(&root.path().join(session).join("workspace")));
+        for folder in [&old, &both] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        for path in [old.join("1.png"), old.join("2.part"), both.join("1.png"), both.join("new.png")] {
+            let file = File::create(&path).unwrap();
+            if !path.ends_with("new.png") {
+                file.set_modified(file.metadata().unwrap().modified().unwrap() - Duration::from_secs(100)).unwrap();
+            }
+        }
+        clean_images(root.path(), Duration::from_secs(50)).unwrap();
+        let left: Vec<_> = std::fs::read_dir(&both).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!((old.exists(), left), (false, vec!["new.png".into()]));
     }
 
     #[test]

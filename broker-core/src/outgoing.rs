@@ -6,12 +6,18 @@
 //! however often and however late: a file that is changed or deleted after the post was promised changes nothing.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+
+mod secret;
+#[cfg(test)]
+mod tests;
+
+use secret::{no_secret_content, no_secret_name};
 
 /// The largest file that is posted, in bytes: what Slack takes.
 pub const MAX_BYTES: u64 = 1024 * 1024 * 1024;
@@ -57,8 +63,44 @@ pub struct Checked {
     file: File,
     name: String,
     bytes: u64,
-    /// Where it stands, when it need not be copied but may be moved.
-    received: Option<PathBuf>,
+    from: Source,
+}
+
+/// What a file is copied from.
+#[derive(Debug)]
+enum Source {
+    /// Somewhere that agents reach: as it stood when it was checked.
+    Reached(Standing),
+    /// What came with a request: it stands there, and is moved.
+    Received(PathBuf),
+}
+
+/// How a file stood at one look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    device: u64,
+    inode: u64,
+    names: u64,
+    /// In seconds and nanoseconds: any new name, and any change, makes it another.
+    changed: (i64, i64),
+}
+
+impl Standing {
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            names: metadata.nlink(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Whether the open file still stands so, under the name that it has now. At one look alone a name can be the file's while it
+    /// is taken away again: the count of names falls before the name goes.
+    fn holds(&self, file: &File) -> io::Result<bool> {
+        let named = std::fs::symlink_metadata(place(file)?)?;
+        Ok(Self::of(&named) == *self && Self::of(&file.metadata()?) == *self && self.names == 1)
+    }
 }
 
 impl Checked {
@@ -69,7 +111,10 @@ impl Checked {
 
     /// How many bytes of the disk its copy takes that are not taken yet.
     pub fn needs(&self) -> u64 {
-        if self.received.is_some() { 0 } else { self.bytes }
+        match self.from {
+            Source::Reached(_) => self.bytes,
+            Source::Received(_) => 0,
+        }
     }
 
     /// Copies it, for as long as `goes_on` says so. Nothing is left behind where that fails. Blocks.
@@ -82,9 +127,10 @@ impl Checked {
             code: "failed",
             message: format!("the file could not be copied: {}", error.kind()),
         };
-        let copied = match &self.received {
-            Some(received) => std::fs::rename(received, copy).map(|()| self.bytes),
-            None => copied(&mut self.file, copy, goes_on),
+        let copied = match &self.from {
+            Source::Received(received) => std::fs::rename(received, copy).map(|()| Some(self.bytes)),
+            Source::Reached(seen) => copied(&mut self.file, self.bytes, copy, goes_on)
+                .and_then(|copied| Ok(seen.holds(&self.file)?.then_some(copied))),
         };
         // The name has to be there after a power cut too: what was promised is posted from it.
         let copied = copied.and_then(|copied| {
@@ -92,7 +138,9 @@ impl Checked {
             Ok(copied)
         });
         match copied {
-            Ok(copied) if copied == self.bytes => Ok(Pinned { name: self.name, bytes: copied, copy: copy.to_owned() }),
+            Ok(Some(copied)) if copied == self.bytes => {
+                Ok(Pinned { name: self.name, bytes: copied, copy: copy.to_owned() })
+            }
             other => {
                 // What is left behind is removed at the next start.
                 let _ = std::fs::remove_file(copy);
@@ -105,20 +153,19 @@ impl Checked {
     }
 }
 
-fn copied(file: &mut File, copy: &Path, goes_on: impl Fn() -> bool) -> io::Result<u64> {
+/// Copies a file of so many bytes; of one that has more by now a byte more, and not all that a program goes on writing.
+fn copied(file: &mut File, bytes: u64, copy: &Path, goes_on: impl Fn() -> bool) -> io::Result<u64> {
     let target = make(copy)?;
     let mut copied = 0;
     while goes_on() {
+        let left = bytes.saturating_add(1).saturating_sub(copied);
         // Shared with the original where the file system can do that, until one of them changes.
-        match io::copy(&mut file.take(STEP), &mut &target)? {
+        match io::copy(&mut file.take(left.min(STEP)), &mut &target)? {
             0 => {
                 target.sync_data()?;
                 return Ok(copied);
             }
             step => copied += step,
-        }
-        if copied > MAX_BYTES {
-            return Ok(copied);
         }
     }
     Err(io::ErrorKind::TimedOut.into())
@@ -130,8 +177,7 @@ fn copied(file: &mut File, copy: &Path, goes_on: impl Fn() -> bool) -> io::Resul
 ///
 /// When it may not.
 pub fn check(path: &str, workspace: &Path, roots: &[PathBuf]) -> Result<Checked, Refusal> {
-    let (file, name, bytes) = checked(&workspace.join(path), roots)?;
-    Ok(Checked { file, name, bytes, received: None })
+    checked(&workspace.join(path), roots)
 }
 
 /// Checks whether a [received](Received) file may be posted as `name`. Its copy is made by moving it. Blocks.
@@ -151,7 +197,7 @@ pub fn check_received(received: &Path, name: &str) -> Result<Checked, Refusal> {
         return refuse("empty", "the file is empty, which Slack does not take");
     }
     no_secret_content(&mut file).map_err(|error| error.unwrap_or_else(|| failed(io::ErrorKind::Other.into())))?;
-    Ok(Checked { file, name: name.to_owned(), bytes, received: Some(received.to_owned()) })
+    Ok(Checked { file, name: name.to_owned(), bytes, from: Source::Received(received.to_owned()) })
 }
 
 /// What has to be left on the disk once a file is written to it, in bytes: the store needs some.
@@ -214,10 +260,14 @@ fn make(copy: &Path) -> io::Result<File> {
 }
 
 /// Opens a file and checks what was opened.
-fn checked(asked: &Path, roots: &[PathBuf]) -> Result<(File, String, u64), Refusal> {
+fn checked(asked: &Path, roots: &[PathBuf]) -> Result<Checked, Refusal> {
     // By the words alone: of what lies elsewhere nobody is told whether it exists.
     let plain = plain(asked);
-    let Some(root) = roots.iter().find(|root| plain.starts_with(root)) else { return elsewhere() };
+    let within = |root: &&PathBuf| {
+        // A root may be behind a link, and tools print where that leads.
+        plain.starts_with(root) || root.canonicalize().is_ok_and(|real| plain.starts_with(real))
+    };
+    let Some(root) = roots.iter().find(within) else { return elsewhere() };
     // Before it is opened: opening a device may already do something.
     let first = match asked.canonicalize() {
         Ok(first) => first,
@@ -262,7 +312,7 @@ fn checked(asked: &Path, roots: &[PathBuf]) -> Result<(File, String, u64), Refus
         error.unwrap_or_else(|| Refusal { code: "failed", message: "the file cannot be read".to_owned() })
     })?;
     let name = asked.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|| "file".to_owned());
-    Ok((file, name, bytes))
+    Ok(Checked { file, name, bytes, from: Source::Reached(Standing::of(&metadata)) })
 }
 
 /// A path without `.` and `..`, by its words alone.
@@ -332,77 +382,6 @@ fn elsewhere<T>() -> Result<T, Refusal> {
     )
 }
 
-/// Names within a root that say what is behind them. Examples and templates of such files are none.
-fn no_secret_name(path: &Path) -> Result<(), Refusal> {
-    const FOLDERS: [&str; 7] = [".ssh", ".aws", ".gnupg", ".codex", ".kube", ".docker", "gcloud"];
-    // These hold addresses with tokens in them, and tokens.
-    const PATHS: [&str; 2] = [".git/config", "gh/hosts.yml"];
-    const COPIES: [&str; 7] = ["~", ".bak", ".backup", ".old", ".orig", ".save", ".swp"];
-    const NAMES: [&str; 20] = [
-        "auth.json",
-        ".netrc",
-        "_netrc",
-        ".git-credentials",
-        ".npmrc",
-        ".pypirc",
-        ".pgpass",
-        "credentials",
-        "credentials.json",
-        ".credentials.json",
-        "id_rsa",
-        "id_dsa",
-        "kubeconfig",
-        ".dockercfg",
-        ".envrc",
-        ".my.cnf",
-        ".vault-token",
-        ".htpasswd",
-        "credentials.toml",
-        "application_default_credentials.json",
-    ];
-    const BEGINNINGS: [&str; 4] = ["id_ed25519", "id_ecdsa", "id_rsa", "ssh_host_"];
-    const ENDINGS: [&str; 10] =
-        [".pem", ".key", ".p12", ".pfx", ".keystore", ".kdbx", ".jks", ".ppk", ".kubeconfig", ".tfstate"];
-    const HARMLESS: [&str; 5] = [".example", ".sample", ".template", ".dist", ".pub"];
-    let lower = |name: &std::ffi::OsStr| name.to_string_lossy().to_lowercase();
-    let whole = path.file_name().map(lower).unwrap_or_default();
-    let mut name = whole.as_str();
-    // A copy of it is as secret, and a copy of a copy.
-    while let Some(of) = COPIES.iter().find_map(|ending| name.strip_suffix(ending)) {
-        name = of;
-    }
-    let in_folder = path
-        .parent()
-        .into_iter()
-        .flat_map(Path::components)
-        .any(|part| FOLDERS.contains(&lower(part.as_os_str()).as_str()));
-    let env = name == ".env" || name.starts_with(".env.") || name.ends_with(".env");
-    let looks = env
-        || NAMES.contains(&name)
-        || PATHS.iter().any(|secret| path.ends_with(secret))
-        || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
-        || ENDINGS.iter().any(|ending| name.ends_with(ending));
-    if in_folder || (looks && !HARMLESS.iter().any(|ending| name.ends_with(ending))) {
-        return secret(&whole);
-    }
-    Ok(())
-}
-
-/// A private key under whatever name. `None` is an error of reading.
-fn no_secret_content(file: &mut File) -> Result<(), Option<Refusal>> {
-    let mut head = Vec::new();
-    file.take(4096).read_to_end(&mut head).map_err(|_| None)?;
-    file.seek(SeekFrom::Start(0)).map_err(|_| None)?;
-    let text = String::from_utf8_lossy(&head);
-    let key =
-        text.lines().take(40).any(|line| line.trim_start().starts_with("-----BEGIN ") && line.contains("PRIVATE KEY"));
-    if key { secret("a private key").map_err(Some) } else { Ok(()) }
-}
-
-fn secret<T>(what: &str) -> Result<T, Refusal> {
-    refuse("secret", format!("the file looks like a secret ({what}) and is not posted; never post secrets into Slack"))
-}
-
 /// Removes the copies that no post needs any more and that are older than this. Blocks.
 ///
 /// # Errors
@@ -423,188 +402,4 @@ pub fn clean(sessions_root: &Path, needed: &[PathBuf], older: Duration) -> io::R
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    struct Place {
-        root: tempfile::TempDir,
-        count: std::cell::Cell<u32>,
-    }
-
-    impl Place {
-        fn new() -> Self {
-            let root = tempfile::tempdir().unwrap();
-            for name in ["workspace/sub", "repos", "outside/workspace"] {
-                std::fs::create_dir_all(root.path().join(name)).unwrap();
-            }
-            Self { root, count: std::cell::Cell::new(0) }
-        }
-
-        fn at(&self, name: &str) -> PathBuf {
-            self.root.path().join(name)
-        }
-
-        fn write(&self, name: &str, text: &str) {
-            std::fs::write(self.at(name), text).unwrap();
-        }
-
-        fn pin(&self, path: &str) -> Result<Pinned, Refusal> {
-            self.count.set(self.count.get() + 1);
-            let copy = folder(self.root.path()).join(self.count.get().to_string());
-            check(path, &self.at("workspace"), &[self.at("workspace"), self.at("repos")])?.copy(&copy, || true)
-        }
-
-        #[track_caller]
-        fn refused(&self, path: &str, code: &str) {
-            let refusal = self.pin(path).unwrap_err();
-            assert_eq!(refusal.code, code, "{path}: {refusal}");
-        }
-    }
-
-    #[test]
-    fn what_may_go_out_is_copied_and_a_later_change_changes_nothing() {
-        let place = Place::new();
-        place.write("workspace/sub/a.txt", "first");
-        place.write("repos/b.txt", "b");
-        let pinned = place.pin("sub/a.txt").unwrap();
-        place.write("workspace/sub/a.txt", "second");
-        assert_eq!((pinned.name.as_str(), pinned.bytes), ("a.txt", 5));
-        assert_eq!(std::fs::read_to_string(&pinned.copy).unwrap(), "first");
-        assert_eq!(pinned.copy.metadata().unwrap().mode() & 0o777, 0o600);
-        assert!(place.pin(place.at("repos/b.txt").to_str().unwrap()).is_ok());
-        // A link that stays inside is as good as what it leads to.
-        symlink(place.at("repos/b.txt"), place.at("workspace/link.txt")).unwrap();
-        assert_eq!(place.pin("link.txt").unwrap().name, "link.txt");
-
-        clean(place.root.path(), std::slice::from_ref(&pinned.copy), Duration::ZERO).unwrap();
-        let left: Vec<_> = std::fs::read_dir(folder(place.root.path())).unwrap().map(|e| e.unwrap().path()).collect();
-        assert_eq!(left, [pinned.copy]);
-    }
-
-    #[test]
-    fn nothing_else_goes_out() {
-        let place = Place::new();
-        for name in ["outside/x", "outside/workspace/x", "workspace/x", "workspace/several"] {
-            place.write(name, "x");
-        }
-        place.write("workspace/empty", "");
-        symlink(place.at("outside/x"), place.at("workspace/link")).unwrap();
-        symlink(place.at("outside"), place.at("workspace/linked")).unwrap();
-        symlink("/dev/zero", place.at("workspace/zero")).unwrap();
-        symlink(place.at("outside/missing"), place.at("workspace/dangling")).unwrap();
-        symlink(place.at("workspace/loop"), place.at("workspace/loop")).unwrap();
-        std::fs::hard_link(place.at("workspace/several"), place.at("outside/several")).unwrap();
-        let fifo = place.at("workspace/fifo");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
-        let outside = place.at("outside/x");
-        let long = "x".repeat(300);
-        for (path, code) in [
-            (outside.to_str().unwrap(), "not_allowed"),
-            ("../outside/x", "not_allowed"),
-            ("sub/../../outside/workspace/x", "not_allowed"),
-            ("/etc/passwd", "not_allowed"),
-            ("link", "not_allowed"),
-            ("linked/x", "not_allowed"),
-            ("zero", "not_allowed"),
-            ("/dev/zero", "not_allowed"),
-            ("/proc/self/environ", "not_allowed"),
-            ("several", "not_allowed"),
-            ("sub", "not_a_file"),
-            ("fifo", "not_a_file"),
-            ("empty", "empty"),
-            ("missing", "not_found"),
-            ("sub/missing/too", "not_found"),
-            ("sub/../missing", "not_found"),
-            // Of what lies elsewhere nobody is told whether it is there.
-            ("../outside/missing", "not_allowed"),
-            ("/etc/missing", "not_allowed"),
-            ("dangling", "not_allowed"),
-            ("linked/missing", "not_allowed"),
-            ("linked/../missing", "not_allowed"),
-            ("loop", "not_allowed"),
-            ("x\0y", "not_found"),
-            ("x/y", "not_found"),
-            (long.as_str(), "not_found"),
-        ] {
-            place.refused(path, code);
-        }
-        let large = File::create(place.at("workspace/large")).unwrap();
-        large.set_len(MAX_BYTES + 1).unwrap();
-        place.refused("large", "too_large");
-    }
-
-    #[test]
-    fn what_came_with_a_request_is_moved_and_never_left_behind() {
-        let place = Place::new();
-        let copy = folder(place.root.path()).join("copy");
-        let receive = |content: &str| {
-            let (received, mut file) = Received::make(place.root.path(), "1").unwrap();
-            std::io::Write::write_all(&mut file, content.as_bytes()).unwrap();
-            received
-        };
-        for (name, content, code) in
-            [("a.txt", "", "empty"), (".env", "x", "secret"), ("a", "-----BEGIN RSA PRIVATE KEY-----", "secret")]
-        {
-            let received = receive(content);
-            assert_eq!(check_received(received.path(), name).unwrap_err().code, code, "{name}");
-            drop(received);
-        }
-        let received = receive("abc");
-        let pinned = check_received(received.path(), "a.txt").unwrap().copy(&copy, || true).unwrap();
-        assert_eq!((pinned.name.as_str(), pinned.bytes), ("a.txt", 3));
-        assert_eq!(check_received(received.path(), "a.txt").unwrap_err().code, "failed", "it is gone");
-        drop(received);
-        let left: Vec<_> = std::fs::read_dir(folder(place.root.path())).unwrap().map(|e| e.unwrap().path()).collect();
-        assert_eq!(left, [copy]);
-    }
-
-    #[test]
-    fn what_looks_like_a_secret_stays() {
-        let place = Place::new();
-        for folder in [".ssh", ".docker", ".git", "gh"] {
-            std::fs::create_dir_all(place.at(&format!("workspace/{folder}"))).unwrap();
-        }
-        for name in [
-            ".env.bak",
-            "id_rsa~",
-            "server.pem.old.bak",
-            "kubeconfig",
-            "prod.kubeconfig",
-            ".envrc",
-            "release.jks",
-            "terraform.tfstate.backup",
-            ".docker/config.json",
-            ".git/config",
-            "gh/hosts.yml",
-            ".env",
-            ".env.production",
-            "prod.env",
-            "server.pem",
-            "SERVER.PEM",
-            "tls.key",
-            "auth.json",
-            "id_rsa",
-            "id_ed25519",
-            ".netrc",
-            ".ssh/config",
-        ] {
-            place.write(&format!("workspace/{name}"), "x");
-            place.refused(name, "secret");
-        }
-        place.write("workspace/notes.txt", "  key: |\n    -----BEGIN OPENSSH PRIVATE KEY-----\n    abc\n");
-        place.refused("notes.txt", "secret");
-        // Under another name it is the same file.
-        symlink(place.at("workspace/.env"), place.at("workspace/harmless.txt")).unwrap();
-        place.refused("harmless.txt", "secret");
-        for name in [".env.example", "id_ed25519.pub", "environment.txt", "keynote.txt", "notes.bak", "hosts.yml", "~"]
-        {
-            place.write(&format!("workspace/{name}"), "x");
-            assert!(place.pin(name).is_ok(), "{name}");
-        }
-    }
 }

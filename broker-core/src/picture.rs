@@ -288,9 +288,18 @@ mod tests {
             let copy = copy_of(&turned(&bytes, orientation)).into_rgb8();
             assert_eq!(copy.dimensions(), size, "{orientation}");
             assert!(copy.get_pixel(red.0, red.1)[0] > 200, "{orientation}");
-            // What is said of the camera, and where it was, does not go along.
             assert!(copy.pixels().any(|pixel| pixel[0] < 50));
         }
+    }
+
+    #[test]
+    fn what_a_camera_says_of_itself_does_not_go_along() {
+        let bytes = turned(&encoded(16, 16, ImageFormat::Jpeg), 1);
+        let says = |bytes: &[u8]| bytes.windows(4).any(|window| window == b"Exif");
+        assert!(says(&bytes), "where it was stands there as well");
+        let (folder, file) = with(&bytes);
+        scale(file, ImageFormat::Jpeg, &folder.path().join("copy")).unwrap();
+        assert!(!says(&std::fs::read(folder.path().join("copy.jpg")).unwrap()));
     }
 
     #[test]

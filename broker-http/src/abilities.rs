@@ -226,7 +226,7 @@ fn undelivered(post: &PostId, arrived: u32, of: u32, code: &str) -> Refusal {
             Refusal::own(StatusCode::CONFLICT, "stopped", message)
         }
         _ => {
-            let message = format!("{arrived} of {of} messages arrived; the rest was refused by Slack ({code})");
+            let message = format!("{arrived} of {of} messages arrived; the rest could not be posted ({code})");
             Refusal::own(StatusCode::BAD_GATEWAY, "not_delivered", message).with("code", code)
         }
     };

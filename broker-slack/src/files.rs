@@ -10,7 +10,7 @@ use broker_core::chat::{FetchError, Fetched, FileRef, FileSink};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, TRANSFER_ENCODING};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use secrecy::ExposeSecret;
@@ -101,7 +101,9 @@ impl Slack {
         let length: Option<u64> = header(CONTENT_LENGTH).and_then(|length| length.parse().ok());
         // Where neither says how long the answer is, an answer that was cut ends as a whole one does
         // (<https://www.rfc-editor.org/rfc/rfc9112#section-6.3>).
-        let ends_anyhow = length.is_none() && header(TRANSFER_ENCODING).is_none();
+        // An answer by HTTP/2 says by itself that it is over.
+        let ends_anyhow =
+            response.version() < Version::HTTP_2 && length.is_none() && header(TRANSFER_ENCODING).is_none();
         let kind = file.media_type.as_deref().map(essence).unwrap_or_default();
         let page = media_type.as_deref() == Some(PAGE_TYPE);
         if page {

@@ -88,8 +88,9 @@ impl Slack {
             tokio::time::sleep(self.config.scopes_every).await;
             match self.api.auth_test().await {
                 Ok((_, granted)) => {
-                    self.board.may(granted.health());
+                    let health = granted.health();
                     *self.granted.write().unwrap_or_else(PoisonError::into_inner) = granted;
+                    self.board.may(health);
                 }
                 Err(Failure::Refused { code }) => {
                     let mend = mend(&code, "SLACK_BOT_TOKEN");
@@ -171,7 +172,8 @@ impl ChatTransport for Slack {
             read_back_after: READ_BACK_AFTER,
             ephemeral: true,
             status: true,
-            files: true,
+            // An operator may grant it while the broker runs, and take it away.
+            files: self.may("files:write"),
             reactions: true,
             part_chars: PART_CHARS,
         }

@@ -247,8 +247,10 @@ async fn scopes_that_change_are_noticed() {
     };
     until("it lacks most", &|scopes| !scopes.ok).await;
     assert!(slack.conversations().await.is_err());
+    assert!(!slack.capabilities().files, "a long text stays text");
     state.store(1, Ordering::SeqCst);
     until("it has all", &|scopes| *scopes == PartHealth::well()).await;
+    assert!(slack.capabilities().files);
     slack.conversations().await.unwrap();
     state.store(2, Ordering::SeqCst);
     let says = |scopes: &PartHealth, word: &str| scopes.reason.as_deref().is_some_and(|reason| reason.contains(word));

@@ -132,7 +132,7 @@ async fn a_post_that_is_refused_for_good_is_told() {
     drill.answered().await;
     // Who posted by a tool call hears of it, and says it again at the end of its turn.
     for ((thread, code), again) in drill.traffic.threads().iter().zip(codes).zip([false, true]) {
-        let told = format!("Only 0 of 1 messages of a post arrived; Slack refused the rest ({code}).");
+        let told = format!("Only 0 of 1 messages of a post arrived; the rest could not be posted ({code}).");
         let answers = || drill.world.slack.answers(&thread.channel, &thread.root);
         let all = async || (answers().len() > usize::from(again)).then(answers);
         let all = poll(ANSWER, all).await.unwrap_or_else(answers);

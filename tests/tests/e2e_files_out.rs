@@ -68,6 +68,7 @@ async fn the_agent_posts_a_file_that_it_made_and_nothing_that_is_not_its_own() {
         file(json!({ "path": secret })),
         file(json!({ "path": "link" })),
         file(json!({ "path": ".env" })),
+        file(json!({ "path": "twin" })),
         Step::Shell("rm twin".to_owned()),
         file(json!({ "path": "table.csv", "title": "The table", "comment": "**Here** it is", "kind": "final",
                      "alt_text": "a table", "snippet_type": "csv" })),
@@ -84,7 +85,7 @@ async fn the_agent_posts_a_file_that_it_made_and_nothing_that_is_not_its_own() {
     world.exchange("later").await;
     let requests = world.model.requests();
     let outputs: Vec<_> = requests.iter().flat_map(broker_tests::fake_model::ModelRequest::tool_outputs).collect();
-    for part in ["only files of your workspace", "looks like a secret", "posted (1 message)"] {
+    for part in ["only files of your workspace", "looks like a secret", "several names", "posted (1 message)"] {
         assert!(outputs.iter().any(|output| output.contains(part)), "{part}: {outputs:?}");
     }
     assert_eq!(world.slack.look(|state| with_files(state, &root)).len(), 1);

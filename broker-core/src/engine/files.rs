@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ use crate::workspace;
 const LIMIT: Duration = Duration::from_secs(180);
 /// So much longer it waits for images to be scaled: those that are not by then are given by their path alone.
 const PICTURES_LIMIT: Duration = Duration::from_secs(60);
+/// Scaled images are kept for so long: the agent has seen them long before. One that is gone when a message is given after all
+/// is given by the path of its original.
+const IMAGES_KEPT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Files that are fetched at once, over all sessions.
 const AT_ONCE: usize = 32;
 /// Files of one session that are fetched at once.
@@ -41,18 +45,36 @@ pub(crate) struct Files {
     pictures: Arc<Semaphore>,
     /// The unique names of what is being written.
     in_use: Mutex<HashSet<String>>,
+    /// How many bytes those that are being fetched may yet write.
+    coming: AtomicU64,
 }
 
 impl Default for Files {
     fn default() -> Self {
         let pictures = Arc::new(Semaphore::new(1));
-        Self { downloads: Semaphore::new(AT_ONCE), pictures, in_use: Mutex::default() }
+        Self { downloads: Semaphore::new(AT_ONCE), pictures, in_use: Mutex::default(), coming: AtomicU64::new(0) }
     }
 }
 
 impl Files {
     fn in_use(&self) -> MutexGuard<'_, HashSet<String>> {
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for a file, where a disk with so much left has it beside all that is coming already.
+    pub(super) fn reserve(&self, bytes: u64, free: u64) -> Option<Coming<'_>> {
+        let before = self.coming.fetch_add(bytes, Ordering::Relaxed);
+        let coming = Coming(self, bytes);
+        (free >= before.saturating_add(bytes).saturating_add(outgoing::MIN_FREE)).then_some(coming)
+    }
+}
+
+/// Room on the disk for a file that is being fetched.
+pub(super) struct Coming<'a>(&'a Files, u64);
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        self.0.coming.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
@@ -143,9 +165,11 @@ impl Fetching<'_> {
         if let Some(found) = found {
             return Ok((file.clone(), found));
         }
-        if free < file.size.unwrap_or_default().saturating_add(outgoing::MIN_FREE) {
+        // More than that is not written of any file; one that says that it is larger is refused for that.
+        let most = shared.settings.file_max_bytes;
+        let Some(_coming) = shared.files.reserve(file.size.unwrap_or(most).min(most), free) else {
             return Err("the broker's disk has no room for it; tell a person".to_owned());
-        }
+        };
         let mut attempt = 1;
         loop {
             let failure = {
@@ -262,6 +286,14 @@ impl Drop for Writing {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn_blocking(end);
         }
+    }
+}
+
+/// Removes scaled images that nobody is going to be shown any more.
+pub(super) async fn sweep(shared: &Shared) {
+    let root = shared.settings.sessions_root.clone();
+    if let Err(error) = blocking(move || attachments::clean_images(&root, IMAGES_KEPT)).await {
+        tracing::warn!(%error, "old scaled images could not be looked for");
     }
 }
 

@@ -217,7 +217,7 @@ impl Broker {
     ///
     /// When the store cannot be read.
     pub async fn start(parts: Parts, settings: Settings) -> Result<Self, StoreError> {
-        let transport = Arc::clone(&parts.transport);
+        let (transport, sends) = (Arc::clone(&parts.transport), Arc::clone(&parts.transport));
         let capabilities = transport.capabilities();
         let around = Arc::new(Surroundings {
             render: Arc::new(move |text| transport.render(text)),
@@ -226,7 +226,7 @@ impl Broker {
             initial_history: settings.initial_history.min(settings.history_limit),
             history_limit: settings.history_limit,
             deliver_edits: settings.deliver_edits,
-            sends_files: capabilities.files,
+            sends_files: Arc::new(move || sends.capabilities().files),
             shows_status: capabilities.status || capabilities.reactions,
         });
         let shared = Arc::new(Shared {

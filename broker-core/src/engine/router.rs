@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::live::Change;
 use super::registry::{self, Letter};
-use super::{Shared, commands, copies, live, recovery, vital};
+use super::{Shared, commands, copies, files, live, recovery, vital};
 use crate::chat::{ChatMessage, ConversationKind, Parsed, ThreadKey};
 use crate::command::Command;
 use crate::store::{JournalFate, JournalId, JournalRow, Old, StoreError};
@@ -173,6 +173,7 @@ async fn prune_journal(shared: Arc<Shared>) {
         Err(error) => tracing::warn!(%error, "old rows could not be deleted"),
     }
     copies::sweep(&shared).await;
+    files::sweep(&shared).await;
 }
 
 /// Routes one row. A row that cannot be handled now stays unread, and the next sweep finds it.

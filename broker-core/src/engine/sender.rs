@@ -153,14 +153,14 @@ async fn advance(shared: &Arc<Shared>, thread: &ThreadKey, notify: &Notify) -> R
     match outbox::decide(&part, now) {
         Action::Wait(until) => pause(shared, notify, until, true).await,
         Action::Send => return Ok(!send(shared, &part).await? || parts.len() > 1),
-        Action::Upload => upload(shared, &part).await?,
+        Action::Upload => upload(shared, &part, notify).await?,
         Action::LookUp => look_up(shared, &part).await?,
     }
     Ok(true)
 }
 
 /// Hands the file of a part over. A crash in the middle of it costs nothing but the time: nobody has seen it.
-async fn upload(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError> {
+async fn upload(shared: &Arc<Shared>, part: &PartRow, notify: &Notify) -> Result<(), StoreError> {
     let Some(file) = part.body.to_upload().cloned() else { return Ok(()) };
     let op = ChatOp::Upload { file };
     let result = tokio::select! {
@@ -168,12 +168,31 @@ async fn upload(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError> 
         // It may take long, and the next broker begins anew.
         () = shared.ending.cancelled() => return Ok(()),
         result = shared.parts.transport.perform(&part.id, &op) => result,
+        // A `-stop` does not wait for a large file, nor does its answer.
+        () = taken_back(shared, part, notify) => return Ok(()),
     };
     if let Err(error) = &result {
         tracing::warn!(session = %part.thread, part = %part.id, %error, "a file could not be handed over");
         account_trouble(shared, error);
     }
     conclude(shared, part.state, outbox::uploaded(part, &result, shared.parts.clock.now())).await
+}
+
+/// Returns once the part is none that is to be sent. Looked at whenever something happens to the thread's outbox.
+async fn taken_back(shared: &Shared, part: &PartRow, notify: &Notify) {
+    loop {
+        notify.notified().await;
+        // What cannot be read is looked at again when the upload is over.
+        if matches!(stands_as(shared, part, part.state).await, Ok(false)) {
+            return;
+        }
+    }
+}
+
+/// Whether the part is in this state still.
+async fn stands_as(shared: &Shared, part: &PartRow, state: PartState) -> Result<bool, StoreError> {
+    let parts = shared.parts.store.post(&part.post).await?;
+    Ok(parts.iter().any(|known| known.id == part.id && known.state == state))
 }
 
 /// Posts a part; whether it stands in the thread now.
@@ -232,7 +251,7 @@ async fn look_up(shared: &Arc<Shared>, part: &PartRow) -> Result<(), StoreError>
 }
 
 /// Writes down what became of a part. Where that fails the part stays as being sent, and is looked up.
-async fn conclude(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Result<(), StoreError> {
+pub(super) async fn conclude(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Result<(), StoreError> {
     if row.state == PartState::Refused {
         return refused(shared, expected, row).await;
     }
@@ -249,6 +268,10 @@ async fn conclude(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Re
 /// that is written down, because nobody looks at a part that is not open any more: whoever dies in between has people told
 /// twice, and not never.
 async fn refused(shared: &Arc<Shared>, expected: PartState, row: PartRow) -> Result<(), StoreError> {
+    if !stands_as(shared, &row, expected).await? {
+        // A `-stop` came first, and says what is to be said.
+        return Ok(());
+    }
     let error = Some(row.error.clone().unwrap_or_default());
     let settled = SessionInput::PostSettled(outcome(shared, &row, error).await?);
     if registry::tell(shared, &row.thread, settled).await.is_none() {

@@ -23,8 +23,11 @@ pub const MAX_LOOK_UPS: u32 = 5;
 pub const MAX_SENDS: u32 = 5;
 /// As long as this a platform may fail with every call that has an effect, and nothing is given up.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(30 * 60);
-/// A file that nobody has seen is handed over at most this often: with the waits between, more than [`GIVE_UP_AFTER`].
+/// A file that nobody has seen is tried this often before it is given up, and for [`GIVE_UP_AFTER`] at the least. A platform that
+/// says when it wants to be asked again has not failed.
 pub const MAX_UPLOADS: u32 = 40;
+/// After so long it is given up however few tries that were: what follows it in the thread waits.
+pub const LONGEST_UPLOADING: Duration = Duration::from_secs(6 * 60 * 60);
 /// The longest wait between two tries.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// What a platform says of a file that was handed over and is no longer there.
@@ -88,6 +91,8 @@ pub fn uploaded(part: &PartRow, result: &Result<Receipt, DeliverError>, now: Tim
         (Ok(id @ Some(_)), PartBody::File { file }) => {
             file.uploaded = id;
             row.look_ups = 0;
+            // From here on it is the time of its first attempt to be posted.
+            row.first_attempt_at = None;
             row.not_before = now;
             row.error = None;
         }
@@ -95,15 +100,21 @@ pub fn uploaded(part: &PartRow, result: &Result<Receipt, DeliverError>, now: Tim
             row.state = PartState::Refused;
             row.error = Some("no_file_id".to_owned());
         }
-        (Err(DeliverError::Temporary { reason, .. } | DeliverError::Unknown { reason }), _)
-            if row.look_ups + 1 >= MAX_UPLOADS =>
-        {
-            row.state = PartState::Refused;
-            row.error = Some(reason.clone());
-        }
         (Err(DeliverError::Unknown { reason }), _) => {
             let surely = DeliverError::Temporary { reason: reason.clone(), retry_after: None };
             return uploaded(part, &Err(surely), now);
+        }
+        (Err(DeliverError::Temporary { retry_after, .. }), _) => {
+            let first = *row.first_attempt_at.get_or_insert(now);
+            row.attempts += 1;
+            row = sent(&row, result, now);
+            if retry_after.is_some() {
+                row.look_ups = part.look_ups;
+            }
+            let tried = now.since(first);
+            if (row.look_ups >= MAX_UPLOADS && tried >= GIVE_UP_AFTER) || tried >= LONGEST_UPLOADING {
+                row.state = PartState::Refused;
+            }
         }
         (Err(_), _) => {
             // No attempt to post was made that could be taken back.
@@ -149,9 +160,14 @@ pub fn sent(part: &PartRow, result: &Result<Receipt, DeliverError>, now: Timesta
             row.not_before = now.plus(Duration::from_secs(1));
             row.error = Some(reason.clone());
         }
-        // What was handed over and not posted for long is gone; nothing of it was seen.
+        // What was handed over and not posted for long is gone. Nothing of it was seen, unless an attempt before this one was in
+        // doubt: then the platform may mean that it is posted already.
         Err(DeliverError::Refused { code }) if code == GONE && part.attempts < MAX_SENDS => {
-            if let PartBody::File { file } = &mut row.body {
+            if part.attempts > 1 && matches!(row.body, PartBody::File { .. }) {
+                row.state = PartState::Unknown;
+                row.look_ups = 0;
+                row.not_before = now.plus(Duration::from_secs(1));
+            } else if let PartBody::File { file } = &mut row.body {
                 file.uploaded = None;
                 row.state = PartState::Queued;
                 row.not_before = now.plus(back_off(part.attempts, MAX_WAIT));
@@ -206,6 +222,12 @@ pub fn looked_up(
             } else {
                 row.state = PartState::Queued;
                 row.look_ups = 0;
+                if let PartBody::File { file } = &mut row.body
+                    && row.error.as_deref() == Some(GONE)
+                {
+                    // It is gone, and stands nowhere.
+                    file.uploaded = None;
+                }
                 // The look-up has waited already; a platform that fails for longer is not asked more and more often.
                 row.not_before = if part.attempts < MAX_SENDS { now } else { now.plus(MAX_WAIT) };
             }

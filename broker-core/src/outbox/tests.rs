@@ -211,19 +211,41 @@ fn a_file_in_doubt_is_looked_for_by_its_id_and_one_that_is_gone_is_handed_over_a
     assert_eq!(looked_up(&doubt, &found, SETTLE, at(2)).state, PartState::Sent);
     let other = Ok(vec![Found { key: OpKey::new("F2"), message: MessageId::new("9") }]);
     assert_eq!(looked_up(&doubt, &other, SETTLE, at(2)).state, PartState::Unknown);
-    let gone = sent(&row, &Err(DeliverError::Refused { code: GONE.to_owned() }), at(1));
+    let is_gone = Err(DeliverError::Refused { code: GONE.to_owned() });
+    let gone = sent(&row, &is_gone, at(1));
     assert_eq!((gone.state, decide(&gone, gone.not_before)), (PartState::Queued, Action::Upload));
+    // After an attempt in doubt it may be gone because it is posted: it is looked for first.
+    let nothing = Ok(Vec::new());
+    let again = sending(&looked_up(&doubt, &nothing, SETTLE, at(40)), at(40));
+    let gone = sent(&again, &is_gone, at(41));
+    assert_eq!(decide(&gone, gone.not_before), Action::LookUp);
+    assert_eq!(looked_up(&gone, &found, SETTLE, at(42)).state, PartState::Sent);
+    let nowhere = looked_up(&gone, &nothing, SETTLE, at(90));
+    assert_eq!(decide(&nowhere, nowhere.not_before), Action::Upload);
 }
 
 #[test]
 fn a_file_that_cannot_be_handed_over_is_given_up() {
-    let mut row = file_part(None);
-    let mut tries = 0;
-    while row.state == PartState::Queued {
-        row = uploaded(&row, &Err(DeliverError::Temporary { reason: "x".to_owned(), retry_after: None }), at(0));
-        tries += 1;
-    }
-    assert_eq!((row.state, tries), (PartState::Refused, MAX_UPLOADS));
+    // How long a try takes, and when the platform wants the next; how many tries there are, and how long that takes.
+    let tried = |takes: u64, retry_after: Option<u64>| {
+        let (mut row, mut now, mut tries) = (file_part(None), at(0), 0);
+        while row.state == PartState::Queued && tries < 100_000 {
+            now = now.max(row.not_before).plus(Duration::from_secs(takes));
+            let retry_after = retry_after.map(Duration::from_secs);
+            row = uploaded(&row, &Err(DeliverError::Temporary { reason: "x".to_owned(), retry_after }), now);
+            tries += 1;
+        }
+        assert_eq!((row.state, row.error.as_deref()), (PartState::Refused, Some("x")));
+        (tries, now.since(at(0)))
+    };
+    let (tries, took) = tried(0, None);
+    assert!(tries == MAX_UPLOADS && took >= GIVE_UP_AFTER, "{tries} {took:?}");
+    // An upload that drips, and a platform that names a time for as long as that lasts.
+    let hours = |took: Duration| took.as_secs() / 3600;
+    let (tries, took) = tried(3 * 3600, None);
+    assert!(tries <= 4 && hours(took) <= 12, "{tries} {took:?}");
+    let (tries, took) = tried(0, Some(1));
+    assert!(tries > 10 * MAX_UPLOADS && hours(took) == 6, "{tries} {took:?}");
     let refused = uploaded(&file_part(None), &Err(DeliverError::Refused { code: "no".to_owned() }), at(0));
     assert_eq!((refused.state, refused.error.as_deref()), (PartState::Refused, Some("no")));
 }

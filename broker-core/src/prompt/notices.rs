@@ -180,9 +180,9 @@ pub fn parked(attempts: u32, why: &str) -> String {
     )
 }
 
-/// Part of a post was refused for good.
+/// Part of a post was refused for good, or could not be handed over for long.
 pub fn parts_lost(arrived: u32, of: u32, code: &str) -> String {
-    format!("Only {arrived} of {of} messages of a post arrived; Slack refused the rest ({}).", reason(code))
+    format!("Only {arrived} of {of} messages of a post arrived; the rest could not be posted ({}).", reason(code))
 }
 
 /// A turn was silent for too long and was interrupted.

@@ -409,8 +409,8 @@ pub struct Surroundings {
     pub history_limit: usize,
     /// Whether the agent is told when a message that it has is changed.
     pub deliver_edits: bool,
-    /// Whether the platform takes files.
-    pub sends_files: bool,
+    /// Whether the platform takes files at this moment.
+    pub sends_files: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Whether the platform can show that the agent is at work.
     pub shows_status: bool,
 }

@@ -69,7 +69,7 @@ impl SessionMachine {
     /// The parts of a text. A long one is its beginning and a file with the whole of it.
     fn rendered(&self, text: &AgentText) -> Vec<PartBody> {
         let mut bodies = (self.around.render)(text);
-        if self.around.sends_files && bodies.len() > MAX_TEXT_PARTS {
+        if (self.around.sends_files)() && bodies.len() > MAX_TEXT_PARTS {
             bodies.truncate(MAX_TEXT_PARTS - 1);
             let whole = text.markdown().to_owned();
             bodies.push(PartBody::File {
@@ -274,7 +274,7 @@ impl SessionMachine {
                 if wish.kind == PostKind::Wait {
                     return answer(caller, ToolAnswer::refused("no_job", prompt::NO_JOB_TO_WAIT_FOR), draft);
                 }
-                if !self.around.sends_files {
+                if !(self.around.sends_files)() {
                     let message = "files cannot be posted here; nothing was posted";
                     return answer(caller, ToolAnswer::refused("not_supported", message), draft);
                 }

@@ -43,6 +43,8 @@ pub enum Fault {
     Fail(DeliverError),
     /// It has its effect, and the answer is lost.
     LoseAnswer,
+    /// It has no effect and is never answered.
+    Hang,
     /// It has its effect, and then the transport itself breaks: the call panics.
     Panic,
 }

@@ -61,7 +61,7 @@ impl ToolAnswer {
                 (true, text)
             }
             Self::Undelivered { arrived, of, code, .. } => {
-                (false, format!("{arrived} of {of} messages arrived; the rest was refused by Slack ({code})"))
+                (false, format!("{arrived} of {of} messages arrived; the rest could not be posted ({code})"))
             }
             Self::Done => (true, "noted".to_owned()),
             Self::Text(text) => (true, text.clone()),

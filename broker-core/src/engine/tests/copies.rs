@@ -1,9 +1,9 @@
 //! Files on their way out: how many and how large, and what is left of them.
 
 use super::*;
-use crate::engine::copies as making;
+use crate::engine::{copies as making, sender};
 use crate::session::MAX_OPEN_PARTS;
-use crate::store::PostKind;
+use crate::store::{PartRow, PartState, PostKind};
 use crate::thread_tools::{FileSource, FileWish, ToolAnswer, ToolCommand};
 
 impl House {
@@ -152,4 +152,33 @@ async fn a_copy_that_takes_too_long_is_given_up_and_leaves_nothing_behind() {
     house.until("its place is free", |_| here.available_permits() == 2).await;
     house.until("nothing is left of it", |house| house.copies() == 0).await;
     assert!(shared.copies.is_empty(), "nor are its bytes counted");
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_upload() {
+    let house = House::new(|_| vec![Act::Pause]).await;
+    let thread = house.chat.say("C1", None, "U1", "@broker go on");
+    house.until("the turn runs", |house| !house.agent.given().is_empty()).await;
+    house.chat.fail_next(Fault::Hang);
+    house.ask(&thread, ToolCommand::File(house.file("large.bin")));
+    house.until("it is planned", |house| house.counts().parts_open == 1).await;
+    house.chat.say("C1", Some(&thread.root), "U1", "-stop");
+    assert_eq!(house.posts(&thread, 1).await, ["Stopped the current run."]);
+    house.until("the copy is removed", |house| house.copies() == 0).await;
+}
+
+#[tokio::test]
+async fn what_was_stopped_is_not_told_as_refused() {
+    let house = House::new(|_| vec![Act::Pause]).await;
+    let thread = house.waiting().await;
+    house.ask(&thread, ToolCommand::File(house.file("report.txt")));
+    house.until("it is planned", |house| house.counts().parts_open == 1).await;
+    let part = house.store.open_parts(&thread, 1).await.unwrap().remove(0);
+    house.chat.say("C1", Some(&thread.root), "U1", "-stop");
+    assert_eq!(house.posts(&thread, 1).await, ["Stopped the current run."]);
+    // The platform's answer came at the same moment.
+    let refused = PartRow { state: PartState::Refused, error: Some("upload_http_403".to_owned()), ..part.clone() };
+    sender::conclude(&house.broker().shared, part.state, refused).await.unwrap();
+    house.until("nothing is open", |house| house.counts().parts_open == 0).await;
+    assert_eq!(house.chat.posts(&thread), ["Stopped the current run."]);
 }

@@ -118,3 +118,25 @@ async fn what_a_killed_broker_began_does_not_stay() {
     assert_eq!(house.posts(&thread, 1).await, ["seen"]);
     house.until("only the file is there", |house| house.attachments(&thread) == ["F1-hangs.bin"]).await;
 }
+
+#[tokio::test]
+async fn what_is_too_large_is_not_said_to_have_no_room() {
+    let house = House::new(|_| finish("seen")).await;
+    let mut huge = file("F1", "huge.bin", b"x");
+    huge.shown.size = Some(1 << 50);
+    let thread = house.chat.share("C1", None, "U1", "@broker look", &[huge]);
+    house.posts(&thread, 1).await;
+    let given = house.agent.given();
+    assert!(!given[0].text.contains("no room"), "how large it may be is for the transport to say: {}", given[0].text);
+}
+
+#[test]
+fn what_is_coming_counts() {
+    use crate::engine::files::Files;
+    use crate::outgoing::MIN_FREE;
+    let files = Files::default();
+    let first = files.reserve(100, MIN_FREE + 150).expect("there is room");
+    assert!(files.reserve(100, MIN_FREE + 150).is_none(), "the first has not taken its room yet");
+    drop(first);
+    assert!(files.reserve(100, MIN_FREE + 150).is_some());
+}

@@ -198,7 +198,7 @@ fn file_wish(kind: PostKind) -> FileWish {
 fn with_files() -> Rig {
     let mut rig = Rig::running();
     let mut around = Arc::into_inner(around()).expect("the only one");
-    around.sends_files = true;
+    around.sends_files = Arc::new(|| true);
     rig.machine.around = Arc::new(around);
     rig
 }

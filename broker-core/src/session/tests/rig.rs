@@ -58,7 +58,7 @@ pub(super) fn around() -> Arc<Surroundings> {
         initial_history: 8,
         history_limit: 50,
         deliver_edits: true,
-        sends_files: false,
+        sends_files: Arc::new(|| false),
         shows_status: true,
     })
 }

@@ -2,6 +2,18 @@
 
 use super::*;
 
+impl MemoryChat {
+    /// What is to go wrong with this call.
+    fn fault(&self, op: &ChatOp) -> Option<Fault> {
+        let mut state = self.state();
+        let faults = match op {
+            ChatOp::Post { .. } | ChatOp::Ephemeral { .. } | ChatOp::Upload { .. } => &mut state.faults,
+            ChatOp::Status { .. } | ChatOp::React { .. } => &mut state.status_faults,
+        };
+        faults.pop_front()
+    }
+}
+
 #[async_trait]
 impl ChatTransport for MemoryChat {
     fn capabilities(&self) -> ChatCapabilities {
@@ -59,12 +71,11 @@ impl ChatTransport for MemoryChat {
     }
 
     async fn perform(&self, key: &OpKey, op: &ChatOp) -> Result<Receipt, DeliverError> {
+        let fault = self.fault(op);
+        if let Some(Fault::Hang) = fault {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.state();
-        let faults = match op {
-            ChatOp::Post { .. } | ChatOp::Ephemeral { .. } | ChatOp::Upload { .. } => &mut state.faults,
-            ChatOp::Status { .. } | ChatOp::React { .. } => &mut state.status_faults,
-        };
-        let fault = faults.pop_front();
         if state.is_down && fault.is_none() {
             return Err(DeliverError::Unknown { reason: "http_503".to_owned() });
         }
