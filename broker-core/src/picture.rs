@@ -126,13 +126,37 @@ fn decode(mut file: File, format: ImageFormat) -> Result<DynamicImage, PictureEr
     let orientation = decoder.orientation().ok();
     let mut image = DynamicImage::from_decoder(decoder).map_err(told)?;
     if width.max(height) > LONGEST_SIDE {
-        // Averages what falls together. A filter would make a copy in floating point first, larger than the image.
-        image = image.thumbnail(LONGEST_SIDE, LONGEST_SIDE);
+        image = scaled_down(image);
     }
     if let Some(orientation) = orientation {
         image.apply_orientation(orientation);
     }
     Ok(image)
+}
+
+/// Averages what falls together. A filter would make a copy in floating point first, larger than the image.
+fn scaled_down(image: DynamicImage) -> DynamicImage {
+    let small = |image: DynamicImage| image.thumbnail(LONGEST_SIDE, LONGEST_SIDE);
+    let mut pixels = match image {
+        DynamicImage::ImageRgba8(pixels) => pixels,
+        // It is written with eight bits in any case, and that is half of it.
+        image @ DynamicImage::ImageRgba16(_) => image.into_rgba8(),
+        image => return small(image),
+    };
+    // A colour counts by how much of it is seen: what stands where all is transparent would darken the edges.
+    let weighted = |colour: u8, alpha: u8| ((u16::from(colour) * u16::from(alpha) + 127) / 255) as u8;
+    for image::Rgba([r, g, b, a]) in pixels.pixels_mut() {
+        (*r, *g, *b) = (weighted(*r, *a), weighted(*g, *a), weighted(*b, *a));
+    }
+    let mut pixels = small(DynamicImage::ImageRgba8(pixels)).into_rgba8();
+    let plain = |colour: u8, alpha: u8| {
+        let alpha = u16::from(alpha.max(1));
+        ((u16::from(colour) * 255 + alpha / 2) / alpha).min(255) as u8
+    };
+    for image::Rgba([r, g, b, a]) in pixels.pixels_mut() {
+        (*r, *g, *b) = (plain(*r, *a), plain(*g, *a), plain(*b, *a));
+    }
+    DynamicImage::ImageRgba8(pixels)
 }
 
 /// Whether a JPEG is progressive, or may be: what its frame headers say, up to the first scan (ITU-T T.81, B.1.1). The file is
@@ -304,10 +328,24 @@ mod tests {
 
     #[test]
     fn transparency_stays_and_of_what_moves_the_first_picture_is_shown() {
-        let glass = image::RgbaImage::from_pixel(2500, 10, image::Rgba([1, 2, 3, 128]));
+        let glass = image::RgbaImage::from_pixel(2500, 10, image::Rgba([10, 200, 30, 128]));
         let mut bytes = io::Cursor::new(Vec::new());
         DynamicImage::ImageRgba8(glass).write_to(&mut bytes, ImageFormat::Png).unwrap();
-        assert_eq!(copy_of(bytes.get_ref()).into_rgba8().get_pixel(5, 5).0, [1, 2, 3, 128]);
+        assert_eq!(copy_of(bytes.get_ref()).into_rgba8().get_pixel(5, 5).0, [10, 199, 30, 128], "but for rounding");
+
+        // White lines on nothing stay white, whatever colour the nothing has.
+        let lines = |x, _| image::Rgba(if x % 2 == 0 { [255; 4] } else { [0; 4] });
+        for logo in [
+            DynamicImage::ImageRgba8(image::RgbaImage::from_fn(4096, 8, lines)),
+            DynamicImage::ImageRgba16(
+                DynamicImage::ImageRgba8(image::RgbaImage::from_fn(4096, 8, lines)).into_rgba16(),
+            ),
+        ] {
+            let mut bytes = io::Cursor::new(Vec::new());
+            logo.write_to(&mut bytes, ImageFormat::Png).unwrap();
+            let [r, g, b, a] = copy_of(bytes.get_ref()).into_rgba8().get_pixel(5, 2).0;
+            assert!(r.min(g).min(b) >= 254 && (126..=129).contains(&a), "{:?}", [r, g, b, a]);
+        }
 
         let fine = image::ImageBuffer::<image::Rgb<u16>, _>::from_pixel(20, 10, image::Rgb([0xFFFF, 0x8000, 0]));
         let mut bytes = io::Cursor::new(Vec::new());
