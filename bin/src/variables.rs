@@ -68,7 +68,7 @@ variables! {
     SLACK_MISSED_MENTION_LOOKBACK = Value("24h"), plain,
         "How far back first mentions that were missed are looked for; never before the first start of the broker.";
     SLACK_DELIVER_EDITS = Value("on"), plain,
-        "Whether the agent is told when somebody changes a message that it has been given: on or off. What it has not \
+        "Whether the agent is told when somebody changes or deletes a message that it has been given: on or off. What it has not \
          been given yet is given as it is now in any case.";
     SLACK_INITIAL_THREAD_HISTORY_COUNT = Value("8"), plain,
         "How many earlier messages of a thread go along with the first mention in it; 0 for none.";

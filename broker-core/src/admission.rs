@@ -35,7 +35,7 @@ impl Policy {
     /// Whether the answer needs nothing but the message itself, and which it is then.
     pub fn at_sight(&self, message: &ChatMessage) -> Option<Verdict> {
         match &message.author {
-            Author::Own => Some(Verdict::ContextOnly),
+            Author::Own | Author::Unknown => Some(Verdict::ContextOnly),
             Author::Bot { id, other_ids, .. } => {
                 let mut ids = other_ids.iter().chain([id]);
                 let named = self.bots.contains("*") || ids.any(|id| self.bots.contains(id));

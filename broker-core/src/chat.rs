@@ -249,6 +249,8 @@ pub enum Author {
     },
     /// The broker itself.
     Own,
+    /// The platform does not say any more: the message was deleted.
+    Unknown,
 }
 
 impl Author {
@@ -258,6 +260,7 @@ impl Author {
             Self::Person { id, .. } => id.as_str(),
             Self::Bot { id, .. } => id,
             Self::Own => "self",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -298,6 +301,9 @@ pub struct ChatMessage {
     /// Whether its author has changed it.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub edited: bool,
+    /// Whether it was deleted: then nothing of what it said is kept.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub deleted: bool,
     /// Where people find it in a browser.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub permalink: Option<String>,
@@ -313,6 +319,22 @@ impl ChatMessage {
             installation: self.conversation.installation.clone(),
             conversation: self.conversation.conversation.clone(),
             root: self.thread_root.clone().unwrap_or_else(|| self.id.clone()),
+        }
+    }
+
+    /// What is left of it once it was deleted: its place in the thread, and who wrote it.
+    #[must_use]
+    pub fn into_deleted(self) -> Self {
+        Self {
+            text: String::new(),
+            mentions: Vec::new(),
+            mentions_self: false,
+            control_text: String::new(),
+            files: Vec::new(),
+            attached: Vec::new(),
+            edited: false,
+            deleted: true,
+            ..self
         }
     }
 }

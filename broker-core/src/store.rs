@@ -233,6 +233,9 @@ pub struct SessionCommit {
     pub parts: Vec<PartRow>,
     /// Whether parts of the thread that were not yet sent (`queued`) are dropped. Applied before `parts`.
     pub drop_queued_parts: bool,
+    /// Messages of the conversation that were deleted after their rows were settled: the rows are marked as withdrawn, so
+    /// that nobody hears of it twice. Applied after `inbox`.
+    pub withdrawn: Vec<MessageId>,
     /// Journal rows that are settled by this step.
     pub read: Vec<JournalId>,
 }
@@ -250,6 +253,7 @@ impl SessionCommit {
             turns: Vec::new(),
             parts: Vec::new(),
             drop_queued_parts: false,
+            withdrawn: Vec::new(),
             read: Vec::new(),
         }
     }
@@ -276,6 +280,7 @@ impl SessionCommit {
         replace(&mut self.turns, next.turns, |turn| turn.id.clone());
         self.parts.extend(next.parts);
         self.drop_queued_parts |= next.drop_queued_parts;
+        self.withdrawn.extend(next.withdrawn);
         self.read.extend(next.read);
         Ok(())
     }
@@ -287,6 +292,7 @@ impl SessionCommit {
             && self.turns.is_empty()
             && self.parts.is_empty()
             && !self.drop_queued_parts
+            && self.withdrawn.is_empty()
             && self.read.is_empty()
     }
 }
@@ -319,6 +325,8 @@ pub struct KnownMessage {
     pub kind: InboxKind,
     /// Where it stands.
     pub state: InboxState,
+    /// Whether it was deleted.
+    pub withdrawn: bool,
 }
 
 /// A search for missed messages looks at what was written up to so long before the moment up to which a thread is known to

@@ -9,9 +9,10 @@ pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
     let ContextMessage { message, people, denied } = known;
     let person = |id: &str| people.iter().find(|person| person.id.as_str() == id);
     let (kind, user, bot, name) = match &message.author {
-        Author::Person { id, .. } => ("user", Some(id.as_str()), None, None),
-        Author::Bot { id, name, .. } => ("bot", None, Some(id.as_str()), name.as_deref()),
-        Author::Own => ("self", None, None, None),
+        Author::Person { id, .. } => (Some("user"), Some(id.as_str()), None, None),
+        Author::Bot { id, name, .. } => (Some("bot"), None, Some(id.as_str()), name.as_deref()),
+        Author::Own => (Some("self"), None, None, None),
+        Author::Unknown => (None, None, None, None),
     };
     let files: Vec<Value> = message
         .files
@@ -34,6 +35,7 @@ pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
         "attachments": message.attached,
         "files": files,
         "edited": message.edited,
+        "deleted": message.deleted,
         "permalink": message.permalink,
         "mayInstruct": !denied && matches!(message.author, Author::Person { .. }),
         "mentionedUserIds": message.mentions,

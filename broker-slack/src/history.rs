@@ -34,10 +34,10 @@ impl Slack {
         }
     }
 
-    /// The messages of an answer, without notices. One that cannot be read is left out and logged.
+    /// The messages of an answer, without notices; of one that was deleted and has replies its place is left. One that cannot be read is left out and logged.
     fn messages<'a>(&self, answer: &'a Value, conversation: &ConversationId) -> Vec<(&'a Value, ChatMessage)> {
         let messages = lenient::list(answer, "messages").iter();
-        let messages = messages.filter(|message| message::notice(message).is_none());
+        let messages = messages.filter(|raw| message::notice(raw).is_none() || message::is_tombstone(raw));
         messages
             .filter_map(|raw| match message::read(raw, self.frame(conversation)) {
                 Ok(message) => Some((raw, message)),

@@ -51,7 +51,7 @@ pub(crate) fn change(event: &Value) -> Result<Change<'_>, &'static str> {
     match lenient::text(event, "subtype") {
         Some("message_changed") => {
             let now = part("message").ok_or("an edit without its message")?;
-            if lenient::text(now, "subtype") == Some("tombstone") {
+            if is_tombstone(now) {
                 return previous.map(Change::Deleted).ok_or("a deletion of an unknown message");
             }
             Ok(Change::Edited(now, previous))
@@ -61,6 +61,14 @@ pub(crate) fn change(event: &Value) -> Result<Change<'_>, &'static str> {
     }
 }
 
+/// The subtype of the placeholder of a message that was deleted and has replies.
+const TOMBSTONE: &str = "tombstone";
+
+/// Whether a message is what is left of one that was deleted. In a history it keeps its place.
+pub(crate) fn is_tombstone(message: &Value) -> bool {
+    lenient::text(message, "subtype") == Some(TOMBSTONE)
+}
+
 /// Whether a message with this `subtype` is something that somebody wrote, and if not, what it is.
 ///
 /// `thread_broadcast` is a reply that is also shown in the channel. All other subtypes are notices about a channel or
@@ -68,8 +76,7 @@ pub(crate) fn change(event: &Value) -> Result<Change<'_>, &'static str> {
 pub(crate) fn notice(message: &Value) -> Option<&'static str> {
     match lenient::text(message, "subtype")? {
         "file_share" | "me_message" | "bot_message" | "thread_broadcast" => None,
-        // The placeholder of a message that was deleted and has replies.
-        "tombstone" => Some("a deletion"),
+        TOMBSTONE => Some("a deletion"),
         _ => Some("a notice about the conversation"),
     }
 }
@@ -83,12 +90,15 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
     // For messages `event_ts` is the same moment; it stands in when `ts` is odd.
     let id = lenient::ts(message, "ts").or_else(|| lenient::ts(message, "event_ts")).ok_or("a message without a ts")?;
     let at = ts::time(&id).ok_or("a message without a ts")?;
-    let author = author(message, frame).ok_or("a message without an author")?;
+    let deleted = is_tombstone(message);
+    // Slack puts itself in the place of whoever wrote it.
+    let author = if deleted { Some(Author::Unknown) } else { author(message, frame) };
+    let author = author.ok_or("a message without an author")?;
     let mut attached = attached::of(message);
     let body = body(message, &author, &mut attached);
     let mentions = text::mentions(&body);
     let thread_root = lenient::ts(message, "thread_ts").filter(|root| *root != id).map(MessageId::new);
-    Ok(ChatMessage {
+    let read = ChatMessage {
         conversation: ConversationKey {
             installation: frame.identity.installation.clone(),
             conversation: ConversationId::new(conversation),
@@ -105,9 +115,11 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
         files: files(message),
         attached,
         edited: message.get("edited").is_some_and(Value::is_object),
+        deleted: false,
         externally_shared: frame.shared.unwrap_or_else(|| lenient::flag(message, "is_ext_shared_channel")),
         text: body,
-    })
+    };
+    Ok(if deleted { read.into_deleted() } else { read })
 }
 
 /// What a message says. What people write stands in `text` as well as in blocks; of a bot's message `text` is often no more

@@ -1,6 +1,6 @@
 //! Envelopes longhand, beside what has to come of them.
 
-use broker_core::chat::{ChatMessage, ConversationKind, PersonId};
+use broker_core::chat::{Author, ChatMessage, ConversationKind, PersonId};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -407,6 +407,25 @@ fn a_deletion_is_what_the_message_was() {
         let Parsed::Deleted(found) = parsed(&raw) else { panic!("{raw}") };
         assert_eq!((found.text.as_str(), found.id.as_str()), ("mistake", "1700000000.000100"));
     }
+}
+
+#[test]
+fn what_is_left_of_a_deleted_message_is_its_place_in_the_thread() {
+    let tombstone = serde_json::json!({"type": "message", "subtype": "tombstone", "text": "This message was deleted.",
+        "user": "USLACKBOT", "hidden": true, "ts": "1700000000.000100", "thread_ts": "1700000000.000100",
+        "reply_count": 2});
+    let identity = identity();
+    let frame = Frame {
+        identity: &identity,
+        conversation: Some("C1"),
+        channel_type: None,
+        app: None,
+        shared: None,
+        mentioned: false,
+    };
+    let read = message::read(&tombstone, frame).unwrap();
+    assert!(read.deleted && message::is_tombstone(&tombstone));
+    assert_eq!((read.author, read.text.as_str(), read.thread_root), (Author::Unknown, "", None));
 }
 
 #[test]

@@ -17,7 +17,9 @@ pub(crate) const PARKED: &str = "SELECT id, kind, state, place, message, notice,
 pub(crate) const NEWEST_GIVEN: &str =
     "SELECT max(place) FROM inbox WHERE session = ?1 AND given_to IS NOT NULL AND kind = 'message'";
 pub(crate) const KNOWN: &str =
-    "SELECT kind, state FROM inbox WHERE installation = ?1 AND conversation = ?2 AND message_id = ?3";
+    "SELECT kind, state, withdrawn FROM inbox WHERE installation = ?1 AND conversation = ?2 AND message_id = ?3";
+pub(crate) const WITHDRAW: &str =
+    "UPDATE inbox SET withdrawn = 1 WHERE installation = ?1 AND conversation = ?2 AND message_id = ?3";
 
 /// Writes a row. A new row whose message is in the inbox under another id is left out; which message a row has never
 /// changes.
@@ -58,6 +60,16 @@ pub(crate) fn put(connection: &Connection, session: &str, row: &InboxRow) -> Sql
         ":turn": row.turn.as_ref().map(TurnId::as_str),
         ":created_at": row.created_at.as_millis(),
     })?;
+    Ok(())
+}
+
+/// Marks the rows of messages that were deleted since.
+pub(crate) fn withdraw(connection: &Connection, conversation: &ConversationKey, messages: &[MessageId]) -> Sql<()> {
+    let mut statement = connection.prepare_cached(WITHDRAW)?;
+    for message in messages {
+        let ConversationKey { installation, conversation } = conversation;
+        statement.execute([installation.as_str(), conversation.as_str(), message.as_str()])?;
+    }
     Ok(())
 }
 
@@ -110,6 +122,10 @@ pub(crate) fn known(
 ) -> Sql<Option<KnownMessage>> {
     let values = [conversation.installation.as_str(), conversation.conversation.as_str(), message.as_str()];
     sql::row("inbox", &mut *connection.prepare_cached(KNOWN)?, values, |row| {
-        Ok(KnownMessage { kind: sql::named(row, "kind")?, state: sql::named(row, "state")? })
+        Ok(KnownMessage {
+            kind: sql::named(row, "kind")?,
+            state: sql::named(row, "state")?,
+            withdrawn: row.get("withdrawn")?,
+        })
     })
 }

@@ -93,6 +93,7 @@ pub(crate) fn commit(connection: &Connection, change: &SessionCommit) -> Sql<Res
     for row in &change.inbox {
         inbox::put(connection, &name, row)?;
     }
+    inbox::withdraw(connection, &change.key.conversation_key(), &change.withdrawn)?;
     for turn in &change.turns {
         turns::put(connection, &name, turn)?;
     }

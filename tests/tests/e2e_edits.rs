@@ -30,6 +30,23 @@ async fn a_change_is_told_to_the_agent_and_what_slack_changes_itself_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_is_told_to_the_agent_without_what_was_deleted() {
+    let Some(world) = World::start("deletions").await else { return };
+    let root = world.mention("word-secret scenario:text:first");
+    world.answer(&root, "first").await;
+    world.slack.reply(CHANNEL, &root, ALICE, "word-reply scenario:text:second");
+    world.answer(&root, "second").await;
+    world.slack.delete(CHANNEL, &root);
+    let told = async || (world.model.requests().len() > 2).then_some(());
+    assert!(poll(ANSWER, told).await.is_some(), "the agent hears of it");
+    let requests = world.model.requests();
+    let read = requests[2].last_user_text();
+    assert!(read.contains("was deleted") && read.contains(r#""deleted": true"#), "{read}");
+    assert!(!read.contains("word-secret"), "{read}");
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_another_turn_can_be_changed_and_taken_back() {
     let Some(world) = World::with("waiting", &[("CODEX_MAX_ACTIVE_TURNS", "1")]).await else { return };
     let script = world.model.script([Step::Shell(UNTIL_GO.to_owned()), Step::Text("went".to_owned())]);

@@ -216,6 +216,7 @@ fn message(entry: &Entry) -> ChatMessage {
         files: Vec::new(),
         attached: Vec::new(),
         edited: false,
+        deleted: false,
         permalink: None,
         externally_shared: false,
     }

@@ -328,7 +328,10 @@ impl Search {
     /// Journals a message, unless it is known. Says whether it was not.
     async fn found(&self, message: ChatMessage) -> Result<bool, PassError> {
         let store = &self.shared.parts.store;
-        if message.author == Author::Own || store.known_message(&message.conversation, &message.id).await?.is_some() {
+        if message.author == Author::Own
+            || message.deleted
+            || store.known_message(&message.conversation, &message.id).await?.is_some()
+        {
             return Ok(false);
         }
         let ConversationKey { installation, conversation } = &message.conversation;
@@ -382,5 +385,7 @@ impl Search {
 
 /// Whether a message may open a session.
 fn is_for_us(message: &ChatMessage) -> bool {
-    message.author != Author::Own && (message.conversation_kind == ConversationKind::Direct || message.mentions_self)
+    message.author != Author::Own
+        && !message.deleted
+        && (message.conversation_kind == ConversationKind::Direct || message.mentions_self)
 }

@@ -53,7 +53,8 @@ impl Someone {
         }
     }
 
-    fn author(author: &Author, people: &[Person]) -> Self {
+    /// Absent where nobody knows any more.
+    fn author(author: &Author, people: &[Person]) -> Option<Self> {
         let other = |kind, id: &str, name: Option<&String>| Self {
             kind: Some(kind),
             user_id: id.to_owned(),
@@ -64,9 +65,10 @@ impl Someone {
             may_not_instruct: false,
         };
         match author {
-            Author::Person { id, .. } => Self { kind: Some("person"), ..Self::person(id, people) },
-            Author::Bot { id, name, .. } => other("bot", id, name.as_ref()),
-            Author::Own => other("you", author.id(), None),
+            Author::Person { id, .. } => Some(Self { kind: Some("person"), ..Self::person(id, people) }),
+            Author::Bot { id, name, .. } => Some(other("bot", id, name.as_ref())),
+            Author::Own => Some(other("you", author.id(), None)),
+            Author::Unknown => None,
         }
     }
 }
@@ -136,10 +138,15 @@ pub(super) struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'static str>,
     message_ts: &'a str,
-    sender: Someone,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sender: Option<Someone>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     mentioned_users: Vec<Someone>,
-    text: &'a str,
+    /// Absent for what was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text_with_resolved_mentions: Option<String>,
     /// As people see them.
@@ -183,9 +190,10 @@ impl<'a> Shown<'a> {
         Self {
             source: None,
             message_ts: message.id.as_str(),
+            deleted: message.deleted,
             sender: Someone::author(&message.author, people),
             mentioned_users: Vec::new(),
-            text,
+            text: (!message.deleted).then_some(text),
             text_with_resolved_mentions: (resolved != text).then_some(resolved),
             attachments,
             files: message.files.iter().map(|file| File::new(file, files)).collect(),
@@ -200,7 +208,9 @@ impl<'a> Shown<'a> {
 
     /// The same of somebody who may not instruct the agent.
     pub(super) fn denied(mut self, denied: bool) -> Self {
-        self.sender.may_not_instruct = denied;
+        if let Some(sender) = &mut self.sender {
+            sender.may_not_instruct = denied;
+        }
         self
     }
 
@@ -213,6 +223,10 @@ impl<'a> Shown<'a> {
         file: Option<&'a str>,
     ) -> Self {
         let mut shown = Self::context(message, people, share);
+        shown.permalink = message.permalink.as_deref();
+        if message.deleted {
+            return shown;
+        }
         let mut mentions: Vec<&PersonId> = Vec::new();
         for id in &message.mentions {
             if mentions.len() < MAX_LISTED && !mentions.contains(&id) {
@@ -220,11 +234,10 @@ impl<'a> Shown<'a> {
             }
         }
         shown.source = Some(source(message));
-        shown.permalink = message.permalink.as_deref();
         shown.mentioned_users = mentions.into_iter().map(|id| Someone::person(id, people)).collect();
         // Always there, so that the agent need not wonder which of the two to read. Not twice what is too long anyway.
         if !shown.text_is_cut && shown.text_with_resolved_mentions.is_none() {
-            shown.text_with_resolved_mentions = Some(shown.text.to_owned());
+            shown.text_with_resolved_mentions = shown.text.map(str::to_owned);
         }
         shown.late = late;
         shown.remark =

@@ -9,6 +9,17 @@ use crate::attachments;
 use crate::chat::{ChatMessage, Kept, Person};
 use crate::store::{Backfill, ContextMessage, InboxKind, InboxRow};
 
+/// What stands above a message.
+const NEW: &str = "A new message in your Slack thread follows. Decide first whether it is meant for you; if so, act on it, and \
+                   let people see the result through the `post` tool.\n";
+/// The same above one that was changed after it was given.
+const CHANGED: &str = "The author of a message that you have already been given has changed it; this is how it reads now. Where \
+                       that changes what you were asked, act on it and let people see the result through the `post` tool; \
+                       where it changes nothing, end the turn with the `broker` tool's action `state` and kind `final`.\n";
+/// The same above one that was deleted after it was given.
+const DELETED: &str = "A message that you have already been given was deleted. It is no longer a request: stop what it alone \
+                       asked for, and do not repeat what it said. Where that changes nothing, end the turn with the \
+                       `broker` tool's action `state` and kind `final`.\n";
 /// The longest input that is given to the agent, in characters. Slack allows 40,000 in one message; eight earlier ones and
 /// what other bots wrote go along.
 pub const MAX_PROMPT: usize = 200_000;
@@ -170,13 +181,10 @@ fn compose(
         text.push_str(&block::fenced(&list(bots(context), share.context, files)));
         text.push_str("\n\n");
     }
-    text.push_str(if row.kind == InboxKind::Edit {
-        "The author of a message that you have already been given has changed it; this is how it reads now. Where that \
-         changes what you were asked, act on it and let people see the result through the `post` tool; where it changes \
-         nothing, end the turn with the `broker` tool's action `state` and kind `final`.\n"
-    } else {
-        "A new message in your Slack thread follows. Decide first whether it is meant for you; if so, act on it, and let \
-         people see the result through the `post` tool.\n"
+    text.push_str(match row.kind {
+        InboxKind::Edit if message.deleted => DELETED,
+        InboxKind::Edit => CHANGED,
+        _ => NEW,
     });
     if file.is_some() {
         text.push_str(

@@ -40,6 +40,7 @@ fn chat(id: &str, text: &str) -> ChatMessage {
         files: Vec::new(),
         attached: Vec::new(),
         edited: false,
+        deleted: false,
         permalink: None,
         externally_shared: false,
     }
@@ -127,6 +128,7 @@ fn a_mention_with_everything() {
             "Preview of https://example.org:\nA page".into(),
         ],
         edited: true,
+        deleted: false,
         permalink: Some("https://x.slack.com/archives/C1/p1700000009000100?thread_ts=1700000000.000100&cid=C1".into()),
         ..chat("1700000009.000100", "<@UBOT> please help <@U2|bob>:\n```\nif a &lt; b &amp;&amp; c\n```")
     };

@@ -1,15 +1,15 @@
 //! Messages that their authors change or delete after they wrote them.
 //!
-//! Before it is given, a message simply is what it is now. Once the agent has it, or may have it, a change is a word of its
-//! own and a deletion comes too late.
+//! Before it is given, a message simply is what it is now. Once the agent has it, a change and a deletion are words of their
+//! own.
 
 use super::machine::Draft;
 use super::{Arrival, SessionMachine};
 use crate::agent::InputId;
-use crate::chat::{ChatMessage, ChatTime, MessageId};
+use crate::chat::{ChatMessage, ChatTime, MessageId, Person};
 use crate::clock::Timestamp;
 use crate::command::Command;
-use crate::store::{InboxKind, InboxRow, InboxState, JournalId, KnownMessage};
+use crate::store::{InboxKind, InboxRow, InboxState, KnownMessage};
 
 impl SessionMachine {
     /// A message that is in the inbox was changed by its author.
@@ -17,6 +17,10 @@ impl SessionMachine {
         draft.read.extend(arrival.journal);
         if let Some(command) = Command::read(&arrival.message).filter(|_| arrival.instructs) {
             return self.edited_to_command(command, &arrival.message, known, now, draft);
+        }
+        if known.withdrawn {
+            // The word of its deletion overtook that of the change.
+            return;
         }
         let id = arrival.message.id.clone();
         if let Some(index) = self.parked.iter().position(|row| is(row, &id)) {
@@ -41,23 +45,23 @@ impl SessionMachine {
             self.meet(&row);
         }
         if told && arrival.instructs && self.around.deliver_edits {
-            self.tell_edit(arrival, now, draft);
+            self.tell_edit(arrival.message, arrival.people, now, draft);
         }
     }
 
     /// A row that tells the agent what a message has become. One row tells of all changes that it has not been given yet.
-    fn tell_edit(&mut self, arrival: Arrival, now: Timestamp, draft: &mut Draft) {
+    fn tell_edit(&mut self, message: ChatMessage, people: Vec<Person>, now: Timestamp, draft: &mut Draft) {
         self.record.last_activity = now;
-        let waits = |row: &InboxRow| row.state == InboxState::Queued && is_edit_of(row, &arrival.message.id);
+        let waits = |row: &InboxRow| row.state == InboxState::Queued && is_edit_of(row, &message.id);
         if let Some(index) = self.inbox.iter().position(waits) {
             let row = &mut self.inbox[index];
-            (row.message, row.people) = (Some(arrival.message), arrival.people);
+            (row.message, row.people) = (Some(message), people);
             return draft.row(&self.inbox[index]);
         }
         let id = self.input_id(draft);
         let row = InboxRow {
-            message: Some(arrival.message),
-            people: arrival.people,
+            message: Some(message),
+            people,
             ..InboxRow::new(id, self.key().clone(), InboxKind::Edit, ChatTime::of(now), now)
         };
         draft.row(&row);
@@ -65,15 +69,51 @@ impl SessionMachine {
     }
 
     /// A message was deleted. `known` is absent for one that never came in.
-    pub(super) fn deleted(
+    pub(super) fn deleted(&mut self, arrival: Arrival, known: Option<KnownMessage>, now: Timestamp, draft: &mut Draft) {
+        draft.read.extend(arrival.journal);
+        let Arrival { message, people, .. } = arrival;
+        let settled = known.filter(|known| !known.state.is_open());
+        if settled.is_some_and(|known| known.withdrawn) {
+            return;
+        }
+        self.withdraw(&message, known, now, draft);
+        if let Some(row) = self.inbox.iter_mut().find(|row| row.state == InboxState::Given && is(row, &message.id)) {
+            // The agent is told once it turns out to have it.
+            row.message = row.message.take().map(ChatMessage::into_deleted);
+            draft.row(row);
+        }
+        if settled.is_some_and(|known| known.kind == InboxKind::Message && known.state == InboxState::Delivered) {
+            draft.withdrawn.push(message.id.clone());
+            self.tell_deletion(message, people, now, draft);
+        }
+    }
+
+    /// A message that the agent has was deleted.
+    pub(super) fn tell_deletion(
         &mut self,
-        journal: Option<JournalId>,
         message: ChatMessage,
+        people: Vec<Person>,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) {
+        // What it became before is nothing to tell any more, should the agent not have it.
+        for row in self.inbox.iter_mut().filter(|row| row.state == InboxState::Given && is_edit_of(row, &message.id)) {
+            row.withdrawn = true;
+            draft.row(row);
+        }
+        if self.around.deliver_edits {
+            self.tell_edit(message.into_deleted(), people, now, draft);
+        }
+    }
+
+    /// Nobody wants a message to be given any more. `known` is absent for one that never came in.
+    pub(super) fn withdraw(
+        &mut self,
+        message: &ChatMessage,
         known: Option<KnownMessage>,
         now: Timestamp,
         draft: &mut Draft,
     ) {
-        draft.read.extend(journal);
         self.drop_edits(&message.id, draft);
         if let Some(index) = self.parked.iter().position(|row| is(row, &message.id)) {
             let mut row = self.parked.remove(index);
@@ -89,7 +129,7 @@ impl SessionMachine {
             // It overtook its message, which is then known to be nothing any more.
             None if known.is_none() && message.at > self.record.watermark => {
                 let id = self.input_id(draft);
-                draft.row(&gone(id, &message, now));
+                draft.row(&gone(id, message, now));
             }
             None => {}
         }

@@ -69,7 +69,7 @@ impl SessionMachine {
             _ if was_command => return,
             // It is nothing for the agent any more, in no conversation.
             Command::Help | Command::Status | Command::Retry | Command::New => {
-                self.deleted(None, message.clone(), Some(known), now, draft);
+                self.withdraw(message, Some(known), now, draft);
             }
         }
         // Up to everything that is known: the broker's clock says nothing of what comes next.

@@ -141,7 +141,7 @@ impl SessionMachine {
         let Some(index) = self.inbox.iter().position(|row| row.id == *input) else {
             return self.stop_taken_back(input, now, draft);
         };
-        let row = self.delivered(index, turn, draft);
+        let row = self.delivered(index, turn, now, draft);
         self.count_input(row.kind, draft);
         if row.kind.is_from_person() {
             // What was said before is no answer to this.
@@ -151,7 +151,7 @@ impl SessionMachine {
     }
 
     /// Marks a row and the context that went along with it as delivered.
-    fn delivered(&mut self, index: usize, turn: &TurnId, draft: &mut Draft) -> InboxRow {
+    fn delivered(&mut self, index: usize, turn: &TurnId, now: Timestamp, draft: &mut Draft) -> InboxRow {
         let went_along = |index: &usize| self.inbox[*index].given_to.is_some();
         let context: Vec<InputId> =
             self.context_of(index).filter(went_along).map(|index| self.inbox[index].id.clone()).collect();
@@ -161,6 +161,10 @@ impl SessionMachine {
             if let Some(index) = self.inbox.iter().position(|row| row.id == id) {
                 self.close(index, InboxState::Delivered, draft);
             }
+        }
+        let deleted = row.message.as_ref().filter(|message| message.deleted && row.kind == InboxKind::Message);
+        if let Some(message) = deleted {
+            self.tell_deletion(message.clone(), row.people.clone(), now, draft);
         }
         row
     }
@@ -368,7 +372,7 @@ impl SessionMachine {
         if fate == Fate::Recorded {
             let turn = self.inbox[index].turn.clone().or_else(|| self.record.running_turn.clone());
             let turn = turn.unwrap_or_else(|| TurnId::new("unknown"));
-            let row = self.delivered(index, &turn, draft);
+            let row = self.delivered(index, &turn, now, draft);
             if barrier == Barrier::Reopened {
                 self.count_input(row.kind, draft);
                 if row.kind.is_from_person() {
@@ -516,6 +520,11 @@ impl SessionMachine {
             row.turn = None;
             row.not_before = now;
             draft.row(row);
+        }
+        // Whoever has lost everything need not be told to forget something.
+        let deletion = |row: &InboxRow| row.message.as_ref().is_some_and(|message| message.deleted);
+        while let Some(index) = self.inbox.iter().position(deletion) {
+            self.close(index, InboxState::Cancelled, draft);
         }
         if let Some(turn) = self.turn.take() {
             self.end_turn(turn, TurnEnd::Cut, now, draft);

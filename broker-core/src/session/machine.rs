@@ -14,7 +14,7 @@ use super::{
     Arrival, Caller, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, MAX_IN_DOUBT, PostOutcome, SessionInput, Step, Surroundings,
 };
 use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, TurnId};
-use crate::chat::{Author, ChatTime, PersonId, ThreadKey};
+use crate::chat::{Author, ChatTime, MessageId, PersonId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::store::{
     Backfill, Fence, Fingerprint, InboxKind, InboxRow, InboxState, JournalId, PartRow, PartState, PostId, Revision,
@@ -164,6 +164,7 @@ pub(super) struct Draft {
     pub(super) turns: Vec<TurnRow>,
     pub(super) parts: Vec<PartRow>,
     pub(super) drop_queued_parts: bool,
+    pub(super) withdrawn: Vec<MessageId>,
     pub(super) read: Vec<JournalId>,
     pub(super) effects: Vec<Effect>,
 }
@@ -354,7 +355,7 @@ impl SessionMachine {
         match input {
             SessionInput::Message(arrival) => self.message(arrival, now, draft),
             SessionInput::Edited { arrival, known } => self.edited(arrival, known, now, draft),
-            SessionInput::Deleted { journal, message, known } => self.deleted(journal, message, known, now, draft),
+            SessionInput::Deleted { arrival, known } => self.deleted(arrival, known, now, draft),
             SessionInput::Retry => self.retry(now, draft),
             SessionInput::Asked { call, command, post } => self.asked(call, command, post, now, draft),
             SessionInput::RevokeToken => {
@@ -410,6 +411,7 @@ impl SessionMachine {
         commit.turns = draft.turns;
         commit.parts = draft.parts;
         commit.drop_queued_parts = draft.drop_queued_parts;
+        commit.withdrawn = draft.withdrawn;
         let mut effects = draft.effects;
         if draft.drop_queued_parts && self.open_parts > 0 {
             self.count_parts(&mut effects);

@@ -168,10 +168,8 @@ pub enum SessionInput {
     },
     /// A message was deleted.
     Deleted {
-        /// The journal row that says so.
-        journal: Option<JournalId>,
-        /// What it was.
-        message: ChatMessage,
+        /// What it was, and the journal row that says so.
+        arrival: Arrival,
         /// What is known of it; absent when it is not in the inbox.
         known: Option<KnownMessage>,
     },

@@ -15,7 +15,7 @@ pub enum InboxKind {
     Message,
     /// A message of another bot: goes along with the next message, and starts nothing.
     Context,
-    /// What a message that the agent has already became when its author changed it.
+    /// What a message that the agent has already became when its author changed or deleted it.
     Edit,
     /// A command for the broker: kept so that no recovery delivers it as a prompt. Stored by the name of the first one.
     #[serde(rename = "stop")]
@@ -137,7 +137,7 @@ pub struct InboxRow {
     pub backfill: Backfill,
     /// Whether a newer message of the thread was given before it.
     pub late: bool,
-    /// Whether its author deleted the message while it was in doubt: if the agent does not have it, it is not given again.
+    /// Whether the message was deleted after it was given: if the agent does not have it, it is not given again.
     pub withdrawn: bool,
     /// How many submits ended in an error or unknown.
     pub attempts: u32,

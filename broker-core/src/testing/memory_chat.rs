@@ -335,11 +335,17 @@ impl MemoryChat {
         self.tell();
     }
 
-    /// Somebody deletes a message of theirs.
+    /// Somebody deletes a message of theirs. Of one with replies its place is left.
     pub fn delete(&self, id: &MessageId) {
         let mut state = self.state();
         let Some(place) = state.messages.iter().position(|(message, _)| message.id == *id) else { return };
-        let (message, _) = state.messages.remove(place);
+        let has_replies = state.messages.iter().any(|(message, _)| message.thread_root.as_ref() == Some(id));
+        let message = state.messages[place].0.clone();
+        if has_replies {
+            state.messages[place].0 = ChatMessage { author: Author::Unknown, ..message.clone().into_deleted() };
+        } else {
+            state.messages.remove(place);
+        }
         state.tell_of(&message, DELETION, 0);
         drop(state);
         self.tell();
@@ -404,6 +410,7 @@ fn message(
         files: Vec::new(),
         attached: Vec::new(),
         edited: false,
+        deleted: false,
         permalink: None,
         externally_shared: false,
     }

@@ -226,6 +226,12 @@ impl State {
         for row in change.inbox {
             self.put_inbox(row);
         }
+        for message in change.withdrawn {
+            let id = self.messages.get(&(change.key.conversation_key(), message));
+            if let Some(row) = id.and_then(|id| self.inbox.get_mut(id)) {
+                row.withdrawn = true;
+            }
+        }
         self.turns.extend(change.turns.into_iter().map(|turn| ((turn.session.clone(), turn.id.clone()), turn)));
         if change.drop_queued_parts {
             let open = self.parts.values_mut().filter(|part| part.thread == change.key);
@@ -306,7 +312,7 @@ impl StateStore for MemoryStore {
         let state = self.state();
         let id = state.messages.get(&(conversation.clone(), message.clone()));
         let row = id.and_then(|id| state.inbox.get(id));
-        Ok(row.map(|row| KnownMessage { kind: row.kind, state: row.state }))
+        Ok(row.map(|row| KnownMessage { kind: row.kind, state: row.state, withdrawn: row.withdrawn }))
     }
 
     async fn session(&self, key: &ThreadKey) -> Result<Option<SessionRecord>, StoreError> {

@@ -156,6 +156,7 @@ fn message(key: &ThreadKey, id: &str) -> ChatMessage {
         files: vec![FileRef { id: "F1".to_owned(), name: None, media_type: None, size: Some(7), ..FileRef::default() }],
         attached: Vec::new(),
         edited: false,
+        deleted: false,
         permalink: None,
         externally_shared: true,
     }

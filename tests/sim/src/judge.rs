@@ -60,6 +60,7 @@ pub async fn judge(world: &World, store: &SqliteStore) -> Vec<String> {
     for written in state.slack.messages.iter().filter(|written| written.number.is_some()) {
         judge.message(written, &mut wrong);
     }
+    judge.deletions(&mut wrong);
     judge.order(&mut wrong);
     judge.parts(&mut wrong);
     judge.answers(&mut wrong);
@@ -175,6 +176,27 @@ impl Judge<'_> {
             return;
         }
         wrong.push(format!("m{number} was never given to the agent, and nobody was told"));
+    }
+
+    /// Of a deletion the agent hears once, and only of what was deleted; one that it heard of is no longer told of as it was.
+    fn deletions(&self, wrong: &mut Vec<String>) {
+        for (id, thread) in &self.state.codex.threads {
+            let mut told = BTreeSet::new();
+            for recorded in &thread.history {
+                let row = self.state.facts.rows.get(&recorded.input.id).filter(|row| row.kind == InboxKind::Edit);
+                let Some(message) = row.and_then(|row| row.message.as_ref()) else { continue };
+                let deleted = |written: &Written| written.message.id == message.id && written.deleted.is_some();
+                if message.deleted && !told.insert(&message.id) {
+                    wrong.push(format!("{id} was told twice that {} was deleted", message.id));
+                }
+                if message.deleted && !self.state.slack.messages.iter().any(deleted) {
+                    wrong.push(format!("{id} was told that {} was deleted, which it was not", message.id));
+                }
+                if !message.deleted && told.contains(&message.id) {
+                    wrong.push(format!("{id} was told of a change of {} after its deletion", message.id));
+                }
+            }
+        }
     }
 
     /// Messages stand in the order of their time, or are marked as late.

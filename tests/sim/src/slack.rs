@@ -142,6 +142,11 @@ impl Slack {
         self.messages.iter().find(|written| written.number == Some(number))
     }
 
+    fn has_replies(&self, root: &ChatMessage) -> bool {
+        let of_root = |reply: &&Written| reply.message.thread_root.as_ref() == Some(&root.id);
+        self.messages.iter().filter(of_root).any(|reply| reply.deleted.is_none())
+    }
+
     /// What the broker posted into a thread.
     pub fn own<'a>(&'a self, thread: &'a ThreadKey) -> impl Iterator<Item = &'a Written> {
         self.messages.iter().filter(move |written| written.key.is_some() && written.message.thread() == *thread)
@@ -465,6 +470,7 @@ fn write(
         files: Vec::new(),
         attached: Vec::new(),
         edited: false,
+        deleted: false,
         permalink: None,
         externally_shared: false,
     }
@@ -485,6 +491,7 @@ fn own(micros: u64, thread: &ThreadKey, markup: &str) -> ChatMessage {
         files: Vec::new(),
         attached: Vec::new(),
         edited: false,
+        deleted: false,
         permalink: None,
         externally_shared: false,
     }

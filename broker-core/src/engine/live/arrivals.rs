@@ -52,8 +52,7 @@ impl Session {
                 self.arrived(arrival, journal, (opens, command, found), channel_name).await
             }
             (Change::Deletion, known) if self.machine.is_some() => {
-                let journal = Some(journal);
-                self.step(SessionInput::Deleted { journal, message: arrival.message, known }).await
+                self.step(SessionInput::Deleted { arrival, known }).await
             }
             (Change::Deletion, _) => self.settle(journal, JournalFate::Unrouted { thread: self.key.clone() }).await,
             (Change::Edit, None) => {

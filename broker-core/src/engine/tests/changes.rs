@@ -101,6 +101,31 @@ async fn a_change_after_it_was_given_is_told_unless_that_is_switched_off() {
 }
 
 #[tokio::test]
+async fn a_deletion_after_it_was_given_is_told_once_unless_that_is_switched_off() {
+    for told in [true, false] {
+        let mut house = House::new(|_| finish("hello")).await;
+        house.settings.deliver_edits = told;
+        house.restart().await;
+        let thread = house.chat.say("C1", None, "U1", "@broker one");
+        house.posts(&thread, 1).await;
+        house.chat.say("C1", Some(&thread.root), "U1", "two");
+        house.posts(&thread, 2).await;
+        house.chat.delete(&thread.root);
+        house.settled().await;
+        house.until("all is done", |house| house.broker().shared.registry.busy() == 0).await;
+        // The platform says it once more.
+        house.chat.delete(&thread.root);
+        house.settled().await;
+        house.until("all is done", |house| house.broker().shared.registry.busy() == 0).await;
+        assert_eq!(house.times_given("was deleted"), usize::from(told));
+        // What is left of it holds its place, so that nobody takes the reply for one to something else.
+        let (messages, _) = house.broker().door().earlier(&thread, None, None).await.unwrap();
+        let shown: Vec<_> = messages.iter().map(|known| (known.message.deleted, known.message.text.as_str())).collect();
+        assert_eq!(shown, [(true, ""), (false, "two")]);
+    }
+}
+
+#[tokio::test]
 async fn a_change_that_was_read_as_unread_and_settled_since_is_not_told_again() {
     let house = House::new(|_| finish("hello")).await;
     let thread = house.chat.say("C1", None, "U1", "@broker one");

@@ -13,15 +13,15 @@ impl Rig {
 
     fn delete(&mut self, second: u64) -> Vec<Effect> {
         let known = self.known(second);
-        let message = arrival(second, "gone", Some("100")).message;
-        self.step(SessionInput::Deleted { journal: None, message, known })
+        let arrival = arrival(second, "secret plan", (second != 100).then_some("100"));
+        self.step(SessionInput::Deleted { arrival, known })
     }
 
     fn known(&self, second: u64) -> Option<KnownMessage> {
         let id = MessageId::new(second.to_string());
         let mut rows = self.inbox.values().filter(|row| row.kind != InboxKind::Edit);
         let row = rows.find(|row| row.message.as_ref().is_some_and(|message| message.id == id))?;
-        Some(KnownMessage { kind: row.kind, state: row.state })
+        Some(KnownMessage { kind: row.kind, state: row.state, withdrawn: row.withdrawn })
     }
 
     fn edits(&self) -> Vec<(InboxState, &str)> {
@@ -119,14 +119,16 @@ fn a_message_that_was_deleted_before_it_was_given_is_never_given() {
     assert_eq!(rig.state("s-i2"), InboxState::Cancelled);
 
     // In doubt: only if the agent does not have it.
-    for (fate, state) in [(Fate::Absent, InboxState::Cancelled), (Fate::Recorded, InboxState::Delivered)] {
+    for (fate, state, told) in
+        [(Fate::Absent, InboxState::Cancelled, vec![]), (Fate::Recorded, InboxState::Delivered, vec!["s-i5"])]
+    {
         let mut rig = Rig::running();
         rig.say(101, "in doubt");
         rig.accept("s-i2", "t1");
-        rig.delete(101);
+        assert_eq!(given(&rig.delete(101)), [""; 0], "nobody knows yet whether there is anything to tell");
         rig.finish("t1", Some("done"));
         let effects = rig.step(SessionInput::Fates(Ok(vec![(InputId::new("s-i2"), fate)])));
-        assert_eq!(given(&effects), [""; 0]);
+        assert_eq!(given(&effects), told, "{fate:?}");
         assert_eq!(rig.state("s-i2"), state);
     }
 
@@ -137,6 +139,64 @@ fn a_message_that_was_deleted_before_it_was_given_is_never_given() {
     // What was written before the session is no message of it.
     rig.delete(99);
     assert_eq!(rig.known(99), None);
+}
+
+#[test]
+fn once_it_is_given_a_deletion_is_told_once_and_without_what_was_deleted() {
+    let mut rig = Rig::running();
+    rig.edit(100, "secret plan too");
+    rig.record("s-i2", "t1");
+    let effects = rig.delete(100);
+    assert_eq!(given(&effects), ["s-i3"]);
+    let told = texts(&effects)[0];
+    assert!(told.contains("was deleted") && told.contains("\"deleted\": true"), "{told}");
+    assert!(!told.contains("secret plan"), "{told}");
+    rig.record("s-i3", "t1");
+    // The platform says it again, and a word of an earlier change comes late.
+    assert_eq!(given(&rig.delete(100)), [""; 0]);
+    assert_eq!(given(&rig.edit(100, "secret plan before")), [""; 0]);
+    rig.crash();
+    rig.open(2);
+    assert_eq!(given(&rig.delete(100)), [""; 0], "nor after a crash");
+}
+
+#[test]
+fn a_deletion_takes_the_place_of_a_change_that_waits() {
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("done"));
+    rig.slots_free = false;
+    rig.edit(100, "draft");
+    rig.delete(100);
+    assert_eq!(rig.edits(), [(InboxState::Cancelled, "draft"), (InboxState::Queued, "")]);
+    assert!(rig.inbox.values().any(|row| row.message.as_ref().is_some_and(|message| message.deleted)));
+}
+
+#[test]
+fn a_deletion_is_not_told_where_that_is_switched_off_nor_of_what_went_along() {
+    let mut rig = Rig::running();
+    let mut around = (*rig.machine.around).clone();
+    around.deliver_edits = false;
+    rig.machine.around = Arc::new(around);
+    assert_eq!(given(&rig.delete(100)), [""; 0]);
+    assert_eq!(rig.edits(), []);
+    let mut rig = Rig::running();
+    let mut bots = arrival(101, "build failed", Some("100"));
+    bots.instructs = false;
+    rig.step(SessionInput::Message(bots));
+    rig.say(102, "look");
+    rig.record("s-i3", "t1");
+    assert_eq!(rig.known(101).unwrap().state, InboxState::Delivered);
+    assert_eq!(given(&rig.delete(101)), [""; 0]);
+}
+
+#[test]
+fn an_agent_that_has_lost_everything_is_told_of_no_deletion() {
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("done"));
+    rig.step(SessionInput::Agent(AgentEvent::Down { epoch: Epoch(1), reason: String::new() }));
+    rig.delete(100);
+    rig.step(SessionInput::Opened(Err(OpenError::Lost)));
+    assert_eq!(rig.edits(), [(InboxState::Cancelled, "")]);
 }
 
 #[test]

@@ -39,6 +39,7 @@ pub(super) fn arrival(second: u64, text: &str, root: Option<&str>) -> Arrival {
         files: Vec::new(),
         attached: Vec::new(),
         edited: false,
+        deleted: false,
         permalink: None,
         externally_shared: false,
     };
@@ -111,6 +112,10 @@ impl Rig {
             }
             self.record = commit.record.or(self.record.take());
             self.inbox.extend(commit.inbox.into_iter().map(|row| (row.id.clone(), row)));
+            let is_own = |row: &&mut InboxRow| row.kind != InboxKind::Edit;
+            for row in self.inbox.values_mut().filter(is_own) {
+                row.withdrawn |= row.message.as_ref().is_some_and(|message| commit.withdrawn.contains(&message.id));
+            }
             self.turns.extend(commit.turns.into_iter().map(|row| (row.id.clone(), row)));
             self.parts.extend(commit.parts);
         }

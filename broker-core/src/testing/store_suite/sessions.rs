@@ -77,11 +77,16 @@ pub async fn a_step_is_all_or_nothing(store: Store) {
     assert_eq!(store.session(&key).await.unwrap(), step.record);
     assert_eq!(store.open_parts(&key, 10).await.unwrap(), step.parts);
     assert_eq!(store.unread(None, 10).await.unwrap(), []);
-    let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued };
+    let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued, withdrawn: false };
     assert_eq!(store.known_message(&conversation("C1"), &MessageId::new("10")).await.unwrap(), Some(known));
-    let again = SessionCommit { expected: Revision(1), ..step };
+    let mut deletion = SessionCommit::empty(key.clone(), fence, Revision(1));
+    deletion.withdrawn = vec![MessageId::new("10"), MessageId::new("of nothing")];
+    store.commit(deletion).await.unwrap();
+    let known = KnownMessage { withdrawn: true, ..known };
+    assert_eq!(store.known_message(&conversation("C1"), &MessageId::new("10")).await.unwrap(), Some(known));
+    let again = SessionCommit { expected: Revision(2), ..step };
     assert!(matches!(store.commit(again).await, Err(CommitError::Store(_))), "the part is there already");
-    assert_eq!(claim(&store, &key).await.1.revision, Revision(1));
+    assert_eq!(claim(&store, &key).await.1.revision, Revision(2));
 }
 
 /// Steps that are joined leave the rows that they leave one after the other; where that cannot be they do not join.

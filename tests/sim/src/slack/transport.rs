@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// What the platform leaves in the place of a deleted root that has replies.
+fn left_of(root: ChatMessage) -> ChatMessage {
+    ChatMessage { author: Author::Unknown, ..root.into_deleted() }
+}
+
 /// The broker's way to the platform.
 #[derive(Debug, Clone)]
 pub struct SimSlack {
@@ -248,8 +253,12 @@ impl HistoryProvider for SimSlack {
             .slack
             .messages
             .iter()
-            .filter(|written| written.deleted.is_none() && written.message.thread() == *thread)
-            .map(|written| written.message.clone())
+            .filter(|written| written.message.thread() == *thread)
+            .filter(|written| written.deleted.is_none() || state.slack.has_replies(&written.message))
+            .map(|written| match written.deleted {
+                Some(_) => left_of(written.message.clone()),
+                None => written.message.clone(),
+            })
             .filter(|message| message.at >= from && message.at < range.end)
             .collect();
         messages.sort_by_key(|message| message.at);
@@ -286,11 +295,7 @@ impl HistoryProvider for SimSlack {
                 if latest_reply.is_none() {
                     continue;
                 }
-                // What the platform leaves in the place of a root that has replies.
-                root.author = Author::Bot { id: "USLACKBOT".to_owned(), other_ids: Vec::new(), name: None };
-                (root.text, root.control_text) = ("This message was deleted.".to_owned(), String::new());
-                root.mentions_self = false;
-                root.conversation_kind = ConversationKind::Channel;
+                root = left_of(root);
             }
             heads.push(Head { root, latest_reply });
         }
