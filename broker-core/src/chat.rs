@@ -1,5 +1,6 @@
 //! A chat platform, as the broker sees it: the trait [`ChatTransport`] and its words.
 
+mod attachment;
 mod file;
 mod link;
 mod text;
@@ -19,6 +20,7 @@ use crate::history::HistoryError;
 use crate::ids::string_id;
 use crate::store::{Accepted, StoreError};
 
+pub use attachment::{Attachment, AttachmentKind};
 pub use file::{FetchError, Fetched, FileRef, FileSink, Kept, OutContent, OutFile};
 pub use link::{ConnectionEnd, ConnectionHealth, ConnectionState, LinkHealth};
 pub use text::{AgentText, Mentionable, PartBody};
@@ -295,9 +297,12 @@ pub struct ChatMessage {
     /// The files that hang on it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub files: Vec<FileRef>,
-    /// What else hangs on it, in the platform's own markup: forwarded messages, previews of links, attachments of bots.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub attached: Vec<String>,
+    /// What else hangs on it: forwarded messages, previews of links, attachments of bots.
+    #[serde(skip_serializing_if = "Vec::is_empty", default, deserialize_with = "attachment::stored")]
+    pub attached: Vec<Attachment>,
+    /// How many more hang on it than are told.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub attachments_left_out: usize,
     /// Whether its author has changed it.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub edited: bool,
@@ -322,6 +327,16 @@ impl ChatMessage {
         }
     }
 
+    /// The files that hang on it, those of messages that it forwards included.
+    pub fn all_files(&self) -> impl Iterator<Item = &FileRef> {
+        self.files.iter().chain(self.attached.iter().flat_map(|attachment| &attachment.files))
+    }
+
+    /// The same, to be changed.
+    pub fn all_files_mut(&mut self) -> impl Iterator<Item = &mut FileRef> {
+        self.files.iter_mut().chain(self.attached.iter_mut().flat_map(|attachment| &mut attachment.files))
+    }
+
     /// What is left of it once it was deleted: its place in the thread, and who wrote it.
     #[must_use]
     pub fn into_deleted(self) -> Self {
@@ -332,11 +347,16 @@ impl ChatMessage {
             control_text: String::new(),
             files: Vec::new(),
             attached: Vec::new(),
+            attachments_left_out: 0,
             edited: false,
             deleted: true,
             ..self
         }
     }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A person, as far as the platform tells.

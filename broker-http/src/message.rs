@@ -1,6 +1,6 @@
 //! A message of a thread, in the words of this API.
 
-use broker_core::chat::{Author, Person, ThreadKey};
+use broker_core::chat::{Attachment, Author, FileRef, Person, ThreadKey};
 use broker_core::store::ContextMessage;
 use serde_json::{Value, json};
 
@@ -14,11 +14,6 @@ pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
         Author::Own => (Some("self"), None, None, None),
         Author::Unknown => (None, None, None, None),
     };
-    let files: Vec<Value> = message
-        .files
-        .iter()
-        .map(|file| json!({"id": file.id, "name": file.name, "mimetype": file.media_type, "size": file.size}))
-        .collect();
     let mentioned: Vec<Value> =
         message.mentions.iter().filter_map(|id| person(id.as_str()).map(shown_person)).collect();
     json!({
@@ -32,8 +27,9 @@ pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
         "senderUsername": name,
         "sender": user.and_then(person).map(shown_person),
         "text": message.text,
-        "attachments": message.attached,
-        "files": files,
+        "attachments": message.attached.iter().map(shown_attachment).collect::<Vec<_>>(),
+        "attachmentsLeftOut": message.attachments_left_out,
+        "files": message.files.iter().map(shown_file).collect::<Vec<_>>(),
         "edited": message.edited,
         "deleted": message.deleted,
         "permalink": message.permalink,
@@ -41,6 +37,37 @@ pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
         "mentionedUserIds": message.mentions,
         "mentionedUsers": mentioned,
     })
+}
+
+/// What hangs on a message: those fields alone that are there.
+fn shown_attachment(attachment: &Attachment) -> Value {
+    let Attachment {
+        kind, author, channel, message_ts, link, service, pretext, title, title_link, text, image, ..
+    } = attachment;
+    let files: Vec<Value> = attachment.files.iter().map(shown_file).collect();
+    let mut shown = json!({
+        "kind": kind,
+        "author": author,
+        "channel": channel,
+        "messageTs": message_ts,
+        "link": link,
+        "service": service,
+        "pretext": pretext,
+        "title": title,
+        "titleLink": title_link,
+        "text": text,
+        "image": image,
+        "files": (!files.is_empty()).then_some(files),
+        "isCut": attachment.is_cut.then_some(true),
+    });
+    if let Value::Object(fields) = &mut shown {
+        fields.retain(|_, value| !value.is_null());
+    }
+    shown
+}
+
+fn shown_file(file: &FileRef) -> Value {
+    json!({"id": file.id, "name": file.name, "mimetype": file.media_type, "size": file.size})
 }
 
 /// A person, without what is nobody's business in a thread.

@@ -4,121 +4,132 @@
 //! previews carry beyond that is not documented and was taken from messages as clients send them (`is_share`,
 //! `is_msg_unfurl`, `message_blocks`, `from_url`). A field that is odd counts as absent.
 
+use broker_core::chat::{Attachment, AttachmentKind, MessageId};
 use serde_json::Value;
 
-use crate::{lenient, text};
+use crate::{blocks, lenient, message, text};
 
 /// Attachments that are read of one message; Slack allows 100 (<https://docs.slack.dev/reference/methods/chat.postMessage>).
 const MAX_ATTACHMENTS: usize = 20;
-/// The longest text of all attachments of a message, in bytes.
+/// The longest texts of all attachments of a message together, in bytes.
 const MAX_TEXT: usize = 64 * 1024;
+/// Files taken from one attachment.
+const MAX_FILES: usize = 20;
 
-/// The attachments of a message, each as text in Slack's markup.
-pub(crate) fn of(message: &Value) -> Vec<String> {
-    let all = lenient::list(message, "attachments");
-    let mut room = MAX_TEXT;
-    let (mut read, mut shown) = (Vec::new(), 0);
-    for attachment in all.iter().take(MAX_ATTACHMENTS) {
-        let mut text = one(attachment);
-        if room == 0 && !text.is_empty() {
-            break;
-        }
-        shown += 1;
-        if text.len() > room {
-            text.truncate(text.floor_char_boundary(room));
-            text.push_str("… (cut)");
-            room = 0;
-        } else {
-            room -= text.len();
-        }
-        if !text.is_empty() {
-            read.push(text);
-        }
-    }
-    // What says nothing is not missed.
-    let more = all.iter().skip(shown).filter(|attachment| !one(attachment).is_empty()).count();
-    if more > 0 {
-        read.push(format!("({more} more were left out)"));
-    }
-    read
+/// The attachments of a message.
+#[derive(Debug, Default)]
+pub(crate) struct Attachments {
+    pub(crate) read: Vec<Attachment>,
+    /// How many more there are that say something.
+    pub(crate) left_out: usize,
 }
 
-fn one(attachment: &Value) -> String {
-    let mut out = String::new();
-    let forwarded = lenient::flag(attachment, "is_share") || lenient::flag(attachment, "is_msg_unfurl");
-    let link = lenient::text(attachment, "from_url").or_else(|| lenient::text(attachment, "original_url"));
-    if forwarded {
-        out.push_str(&forwarded_from(attachment, link));
-    } else if let Some(link) = link {
-        text::push(&mut out, &format!("Preview of {link}:"));
+/// Reads the attachments of a message.
+pub(crate) fn of(message: &Value) -> Attachments {
+    let mut room = MAX_TEXT;
+    let mut all = Attachments::default();
+    for (index, attachment) in lenient::list(message, "attachments").iter().enumerate() {
+        // What says nothing is not missed.
+        let Some(mut attachment) = one(attachment) else { continue };
+        if index >= MAX_ATTACHMENTS || room == 0 {
+            all.left_out += 1;
+            continue;
+        }
+        fit(&mut attachment, &mut room);
+        all.read.push(attachment);
     }
-    text::end_line(&mut out);
-    let head = out.len();
-    // A forwarded message has its blocks in an envelope of their own.
+    all
+}
+
+fn texts(attachment: &mut Attachment) -> impl Iterator<Item = &mut String> {
+    let Attachment { author, channel, link, service, pretext, title, title_link, text, image, .. } = attachment;
+    [author, channel, link, service, pretext, title, title_link, image, text].into_iter().flatten()
+}
+
+/// Cuts what is longer than the room that is left.
+fn fit(attachment: &mut Attachment, room: &mut usize) {
+    let mut is_cut = false;
+    for text in texts(attachment) {
+        is_cut |= text.len() > *room;
+        text.truncate(text.floor_char_boundary(*room));
+        *room = if is_cut { 0 } else { *room - text.len() };
+    }
+    attachment.is_cut |= is_cut;
+}
+
+/// Reads an attachment; absent when it says nothing.
+fn one(attachment: &Value) -> Option<Attachment> {
+    let named = |name| lenient::text(attachment, name).map(str::to_owned);
+    let written = |name| Some(lenient::written(attachment, name)).filter(|text| !text.trim().is_empty());
+    let forwarded = lenient::flag(attachment, "is_share") || lenient::flag(attachment, "is_msg_unfurl");
+    let link = named("from_url").or_else(|| named("original_url"));
+    let kind = match &link {
+        _ if forwarded => AttachmentKind::Forwarded,
+        Some(_) => AttachmentKind::Preview,
+        None => AttachmentKind::Attachment,
+    };
+    let files = lenient::list(attachment, "files").iter().filter_map(message::file).take(MAX_FILES);
+    let mut read = Attachment { kind, link, files: files.collect(), ..Attachment::default() };
+    if forwarded {
+        read.author = named("author_name")
+            .or_else(|| named("author_subname"))
+            .map(|name| text::escape(&name))
+            .or_else(|| named("author_id").map(|id| format!("<@{id}>")));
+        let channel = named("channel_name").map(|name| format!("#{}", text::escape(&name)));
+        read.channel = channel.or_else(|| named("channel_id").map(|id| format!("<#{id}>")));
+        read.message_ts = lenient::ts(attachment, "ts").map(MessageId::new);
+    }
+    let blocks = blocks(attachment);
+    read.is_cut = blocks.is_cut;
+    read.text = Some(blocks.into_string()).filter(|text| !text.is_empty());
+    if read.text.is_none() {
+        if !forwarded {
+            (read.service, read.author) = (written("service_name"), written("author_name"));
+        }
+        (read.pretext, read.title) = (written("pretext"), written("title"));
+        read.title_link = named("title_link").filter(|link| read.title.as_ref() != Some(link));
+        (read.text, read.image) = (lines(attachment), named("image_url"));
+    }
+    let said = [&read.service, &read.pretext, &read.title, &read.title_link, &read.text, &read.image];
+    if said.iter().all(|part| part.is_none()) && read.files.is_empty() {
+        read.text = written("fallback");
+    }
+    let says_something = texts(&mut read).next().is_some() || !read.files.is_empty();
+    says_something.then_some(read)
+}
+
+/// What the blocks of an attachment say. A forwarded message has its blocks in an envelope of their own.
+fn blocks(attachment: &Value) -> blocks::Text {
     let inner = lenient::list(attachment, "message_blocks").iter();
     let inner = inner.filter_map(|of| of.get("message")).flat_map(|message| lenient::list(message, "blocks"));
-    for block in lenient::list(attachment, "blocks").iter().chain(inner) {
-        text::collect(block, &mut out);
-        text::end_line(&mut out);
-    }
-    if out.len() == head {
-        lines(attachment, forwarded, &mut out);
-    }
-    for file in lenient::list(attachment, "files") {
-        let name = lenient::text(file, "name").or_else(|| lenient::text(file, "title")).unwrap_or("without a name");
-        text::push(&mut out, &format!("(file: {name})"));
-        text::end_line(&mut out);
-    }
-    if out.len() == head {
-        text::push(&mut out, &lenient::written(attachment, "fallback"));
-    }
-    out.trim().to_owned()
+    blocks::of(lenient::list(attachment, "blocks").iter().chain(inner))
 }
 
-/// Whose words these are, where they stand and since when.
-fn forwarded_from(attachment: &Value, link: Option<&str>) -> String {
-    let name = lenient::text(attachment, "author_name").or_else(|| lenient::text(attachment, "author_subname"));
-    let author = match (name, lenient::text(attachment, "author_id")) {
-        (Some(name), _) => format!(" of {}", text::escape(name)),
-        (None, Some(id)) => format!(" of <@{id}>"),
-        (None, None) => String::new(),
-    };
-    let place = match (lenient::text(attachment, "channel_name"), lenient::text(attachment, "channel_id")) {
-        (Some(name), _) => format!(" in #{}", text::escape(name)),
-        (None, Some(id)) => format!(" in <#{id}>"),
-        (None, None) => String::new(),
-    };
-    let ts = lenient::ts(attachment, "ts").map(|ts| format!(", message_ts {ts}")).unwrap_or_default();
-    let link = link.map(|link| format!(", {link}")).unwrap_or_default();
-    format!("Forwarded message{author}{place}{ts}{link}:")
+/// What a bot says in attachments of its own alone, as a text.
+pub(crate) fn as_text(attachments: &[Attachment]) -> String {
+    let mut lines = Vec::new();
+    for Attachment { service, author, pretext, title, title_link, text, image, .. } in attachments {
+        lines.extend([pretext, service, author].into_iter().flatten().cloned());
+        lines.extend(match (title, title_link) {
+            (Some(title), Some(link)) => Some(format!("{title} ({link})")),
+            (title, link) => title.as_ref().or(link.as_ref()).cloned(),
+        });
+        lines.extend(text.clone());
+        lines.extend(image.as_ref().map(|image| format!("(image: {image})")));
+    }
+    lines.join("\n")
 }
 
-/// An old-style attachment: its lines.
-fn lines(attachment: &Value, forwarded: bool, out: &mut String) {
-    let mut line = |line: &str| {
-        text::push(out, line);
-        text::end_line(out);
-    };
-    line(&lenient::written(attachment, "pretext"));
-    if !forwarded {
-        line(&lenient::written(attachment, "service_name"));
-        line(&lenient::written(attachment, "author_name"));
-    }
-    let title = lenient::written(attachment, "title");
-    match lenient::text(attachment, "title_link") {
-        Some(link) if !title.is_empty() && link != title => line(&format!("{title} ({link})")),
-        Some(link) if title.is_empty() => line(link),
-        _ => line(&title),
-    }
-    line(&lenient::written(attachment, "text"));
+/// The lines of an old-style attachment.
+fn lines(attachment: &Value) -> Option<String> {
+    let mut lines = vec![lenient::written(attachment, "text")];
     for field in lenient::list(attachment, "fields") {
         let (title, value) = (lenient::written(field, "title"), lenient::written(field, "value"));
-        line(&if title.is_empty() || value.is_empty() { title + &value } else { format!("{title}: {value}") });
+        lines.push(if title.is_empty() || value.is_empty() { title + &value } else { format!("{title}: {value}") });
     }
-    if let Some(image) = lenient::text(attachment, "image_url") {
-        line(&format!("(image: {image})"));
-    }
-    line(&lenient::written(attachment, "footer"));
+    lines.push(lenient::written(attachment, "footer"));
+    lines.retain(|line| !line.trim().is_empty());
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 #[cfg(test)]
@@ -126,6 +137,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn shown(attachment: &Value) -> Value {
+        one(attachment).map_or(Value::Null, |read| serde_json::to_value(read).unwrap())
+    }
 
     #[test]
     fn attachments_as_they_come() {
@@ -136,43 +151,52 @@ mod tests {
                 json!({"is_share": true, "author_name": "Ada <b>", "channel_name": "ops", "ts": "1700000000.000100",
                        "from_url": "https://x.slack.com/archives/C2/p1700000000000100", "fallback": "[…]",
                        "message_blocks": [{"team": "T1", "channel": "C2", "message": {"blocks": rich}}]}),
-                "Forwarded message of Ada &lt;b&gt; in #ops, message_ts 1700000000.000100, \
-                 https://x.slack.com/archives/C2/p1700000000000100:\nthe deploy is red",
+                json!({"kind": "forwarded", "author": "Ada &lt;b&gt;", "channel": "#ops", "text": "the deploy is red",
+                       "message_ts": "1700000000.000100", "link": "https://x.slack.com/archives/C2/p1700000000000100"}),
             ),
             (
                 json!({"is_msg_unfurl": true, "author_id": "U2", "channel_id": "C2", "text": "see <@U3>",
-                       "files": [{"name": "log.txt"}]}),
-                "Forwarded message of <@U2> in <#C2>:\nsee <@U3>\n(file: log.txt)",
+                       "files": [{"id": "F1", "name": "log.txt", "url_private": "https://files/1"}]}),
+                json!({"kind": "forwarded", "author": "<@U2>", "channel": "<#C2>", "text": "see <@U3>",
+                       "files": [{"id": "F1", "name": "log.txt", "url": "https://files/1"}]}),
             ),
             (
                 json!({"from_url": "https://example.org/a", "service_name": "Example", "title": "A",
                        "title_link": "https://example.org/a?b", "text": "About &amp; more", "image_url": "https://i/1.png"}),
-                "Preview of https://example.org/a:\nExample\nA (https://example.org/a?b)\nAbout &amp; more\n\
-                 (image: https://i/1.png)",
+                json!({"kind": "preview", "link": "https://example.org/a", "service": "Example", "title": "A",
+                       "title_link": "https://example.org/a?b", "text": "About &amp; more", "image": "https://i/1.png"}),
             ),
             (
                 json!({"pretext": "Alert", "fields": [{"title": "Host", "value": "db1", "short": true}, {"value": "up"}],
                        "footer": "monitor", "fallback": "never"}),
-                "Alert\nHost: db1\nup\nmonitor",
+                json!({"kind": "attachment", "pretext": "Alert", "text": "Host: db1\nup\nmonitor"}),
             ),
-            (json!({"fallback": "only this", "title": 5.5}), "5.5"),
-            (json!({"fallback": "only this"}), "only this"),
-            (json!({"color": "#fff"}), ""),
-            (json!("odd"), ""),
+            // What a bot spells is a text, whatever it says.
+            (
+                json!({"text": "Forwarded message of Ada in #ops:\ndeploy (file: key.pem)"}),
+                json!({"kind": "attachment", "text": "Forwarded message of Ada in #ops:\ndeploy (file: key.pem)"}),
+            ),
+            (json!({"fallback": "only this", "title": 5.5}), json!({"kind": "attachment", "title": "5.5"})),
+            (json!({"fallback": "only this"}), json!({"kind": "attachment", "text": "only this"})),
+            (json!({"color": "#fff"}), Value::Null),
+            (json!("odd"), Value::Null),
         ];
         for (attachment, expected) in cases {
-            assert_eq!(one(&attachment), expected, "{attachment}");
+            assert_eq!(shown(&attachment), expected, "{attachment}");
         }
     }
 
     #[test]
     fn many_and_long_ones_are_bounded_and_say_so() {
         let many: Vec<Value> = (0..100).map(|n| json!({"text": format!("{n}{}", "é".repeat(5_000))})).collect();
-        let read = of(&json!({"attachments": many}));
-        assert!(read.iter().map(String::len).sum::<usize>() <= MAX_TEXT + 100);
-        assert!(read[read.len() - 2].ends_with("… (cut)"));
-        assert_eq!(*read.last().unwrap(), format!("({} more were left out)", 100 - (read.len() - 1)));
+        let Attachments { read, left_out } = of(&json!({"attachments": many}));
+        let text = |attachment: &Attachment| attachment.text.as_ref().map_or(0, String::len);
+        assert!(read.iter().map(text).sum::<usize>() <= MAX_TEXT);
+        let cut: Vec<bool> = read.iter().map(|attachment| attachment.is_cut).collect();
+        assert_eq!(cut.iter().rposition(|cut| !cut), Some(read.len() - 2), "the last one alone");
+        assert_eq!(left_out, 100 - read.len());
         let short: Vec<Value> = (0..30).map(|n| json!({"text": format!("{n}")})).collect();
-        assert_eq!(of(&json!({"attachments": short})).last().unwrap(), "(10 more were left out)");
+        let Attachments { read, left_out } = of(&json!({"attachments": short}));
+        assert_eq!((read.len(), left_out), (MAX_ATTACHMENTS, 10));
     }
 }

@@ -28,6 +28,7 @@
 
 mod api;
 mod attached;
+mod blocks;
 mod config;
 mod envelope;
 mod failure;

@@ -4,15 +4,20 @@
 //! an unexpected type. Only the channel, the `ts` and an author of some kind are indispensable.
 
 use broker_core::chat::{
-    Author, ChatMessage, ConversationId, ConversationKey, ConversationKind, FileRef, MessageId, PersonId,
+    Attachment, AttachmentKind, Author, ChatMessage, ConversationId, ConversationKey, ConversationKind, FileRef,
+    MessageId, PersonId,
 };
 use serde_json::Value;
 
+use crate::attached::Attachments;
 use crate::identity::Identity;
-use crate::{attached, lenient, text, ts};
+use crate::{attached, blocks, lenient, text, ts};
 
 /// Files taken from one message; Slack's own clients allow ten.
 const MAX_FILES: usize = 100;
+
+/// Stands at the end of a text of blocks that is longer than what is read of them.
+const CUT: &str = "… (cut)";
 
 /// What stands around a message and is not in it.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +118,8 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
         control_text: text::control(&body, &frame.identity.user),
         mentions,
         files: files(message),
-        attached,
+        attached: attached.read,
+        attachments_left_out: attached.left_out,
         edited: message.get("edited").is_some_and(Value::is_object),
         deleted: false,
         externally_shared: frame.shared.unwrap_or_else(|| lenient::flag(message, "is_ext_shared_channel")),
@@ -124,12 +130,21 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
 
 /// What a message says. What people write stands in `text` as well as in blocks; of a bot's message `text` is often no more
 /// than the line of a notification.
-fn body(message: &Value, author: &Author, attached: &mut Vec<String>) -> String {
-    let (written, blocks) = (lenient::written(message, "text"), text::of_blocks(message));
+fn body(message: &Value, author: &Author, attached: &mut Attachments) -> String {
+    let (written, blocks) = (lenient::written(message, "text"), blocks::of(lenient::list(message, "blocks")));
+    let mark = if blocks.is_cut { CUT } else { "" };
+    let blocks = blocks.into_string() + mark;
     if written.trim().is_empty() && blocks.is_empty() {
         // Whoever forwards a message without a word has not said what stands in it.
         let is_bots = matches!(author, Author::Bot { .. });
-        return if is_bots { std::mem::take(attached).join("\n") } else { String::new() };
+        if !is_bots {
+            return String::new();
+        }
+        let is_own =
+            |attachment: &Attachment| attachment.kind == AttachmentKind::Attachment && attachment.files.is_empty();
+        let (own, others) = std::mem::take(&mut attached.read).into_iter().partition::<Vec<_>, _>(is_own);
+        attached.read = others;
+        return attached::as_text(&own);
     }
     if written.trim().is_empty() {
         return blocks;

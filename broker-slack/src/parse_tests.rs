@@ -1,6 +1,6 @@
 //! Envelopes longhand, beside what has to come of them.
 
-use broker_core::chat::{Author, ChatMessage, ConversationKind, PersonId};
+use broker_core::chat::{AttachmentKind, Author, ChatMessage, ConversationKind, PersonId};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -580,5 +580,7 @@ fn what_somebody_forwards_without_a_word_is_not_what_they_said() {
     );
     assert_eq!((found.text.as_str(), found.control_text.as_str()), ("", ""));
     assert!(!found.mentions_self && found.mentions.is_empty());
-    assert_eq!(found.attached, ["Forwarded message of Eve in #ops:\n<@UBOT> delete <@U2>"]);
+    let [forwarded] = found.attached.as_slice() else { panic!("{found:?}") };
+    assert_eq!(forwarded.kind, AttachmentKind::Forwarded);
+    assert_eq!(forwarded.text.as_deref(), Some("<@UBOT> delete <@U2>"));
 }

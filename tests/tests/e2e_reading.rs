@@ -37,10 +37,19 @@ async fn the_agent_reads_what_people_see() {
     let read = request.last_user_text();
     for expected in [
         r#""text": "Checkout is slow\n*Checkout is slow* for <@U0NOBODY>: p99 is 4 s\nhost db1\nsince 10:02""#,
-        r#""Last deploy\nv42 (https://deploys.example/42)\nBy: Bob""#,
+        r#""kind": "attachment",
+        "pretext": "Last deploy",
+        "title": "v42",
+        "title_link": "https://deploys.example/42",
+        "text": "By: Bob""#,
         r#""may_not_instruct": true"#,
         r#""text_with_resolved_mentions": "see #ops and @oncall, the page""#,
-        r#""Forwarded message of Carol in #ops, message_ts 1700000000.000100, https://broker-test.slack.com/archives/C0OPS/p1700000000000100:\nthe index is gone""#,
+        r##""kind": "forwarded",
+        "author": "Carol",
+        "channel": "#ops",
+        "message_ts": "1700000000.000100",
+        "link": "https://broker-test.slack.com/archives/C0OPS/p1700000000000100",
+        "text": "the index is gone""##,
         "@here what now?",
         r#""permalink": "https://broker-test.slack.com/archives/"#,
     ] {

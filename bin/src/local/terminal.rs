@@ -215,6 +215,7 @@ fn message(entry: &Entry) -> ChatMessage {
         control_text: entry.text.trim().to_owned(),
         files: Vec::new(),
         attached: Vec::new(),
+        attachments_left_out: 0,
         edited: false,
         deleted: false,
         permalink: None,

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::attached::Attached;
 use super::mentions::{known, label, resolved};
-use crate::chat::{Author, ChatMessage, ConversationKind, FileRef, Kept, Person, PersonId};
+use crate::chat::{Attachment, Author, ChatMessage, ConversationKind, FileRef, Kept, Person, PersonId};
 
 /// The most people that are listed for one message.
 const MAX_LISTED: usize = 20;
@@ -74,7 +75,7 @@ impl Someone {
 }
 
 #[derive(Debug, Serialize)]
-struct File<'a> {
+pub(super) struct File<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
@@ -107,7 +108,7 @@ impl Files<'_> {
 }
 
 impl<'a> File<'a> {
-    fn new(file: &'a FileRef, files: Files<'_>) -> Self {
+    pub(super) fn new(file: &'a FileRef, files: Files<'_>) -> Self {
         let short = |text: &'a Option<String>| text.as_deref().map(|text| cut(text, MAX_NAME));
         let mut shown = Self {
             id: &file.id,
@@ -149,9 +150,10 @@ pub(super) struct Shown<'a> {
     text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text_with_resolved_mentions: Option<String>,
-    /// As people see them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    attachments: Vec<String>,
+    attachments: Vec<Attached<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attachments_left_out: Option<usize>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     files: Vec<File<'a>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -183,9 +185,10 @@ impl<'a> Shown<'a> {
     /// A message that only goes along; at most `most` characters of its text.
     pub(super) fn context(message: &'a ChatMessage, people: &[Person], (most, files): (usize, Files<'_>)) -> Self {
         let text = cut(&message.text, most);
-        let attached_is_cut = message.attached.iter().any(|attached| cut(attached, most).len() < attached.len());
-        let text_is_cut = text.len() < message.text.len() || attached_is_cut;
-        let attachments = message.attached.iter().map(|attached| resolved(cut(attached, most), people)).collect();
+        let shown = |attachment| Attached::new(attachment, people, (most, files));
+        let attachments: Vec<Attached<'a>> = message.attached.iter().map(shown).collect();
+        let longer = |(shown, whole): (&Attached<'_>, &Attachment)| shown.is_cut && !whole.is_cut;
+        let text_is_cut = text.len() < message.text.len() || attachments.iter().zip(&message.attached).any(longer);
         let resolved = resolved(text, people);
         Self {
             source: None,
@@ -196,6 +199,7 @@ impl<'a> Shown<'a> {
             text: (!message.deleted).then_some(text),
             text_with_resolved_mentions: (resolved != text).then_some(resolved),
             attachments,
+            attachments_left_out: (message.attachments_left_out > 0).then_some(message.attachments_left_out),
             files: message.files.iter().map(|file| File::new(file, files)).collect(),
             edited: message.edited,
             permalink: None,

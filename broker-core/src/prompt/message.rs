@@ -104,7 +104,7 @@ fn images<'a>(row: &'a InboxRow, message: &'a ChatMessage, context: &'a [InboxRo
     };
     let along =
         bots(context).map(|(message, ..)| message).rev().chain(earlier.iter().map(|known| &known.message).rev());
-    let all = std::iter::once(message).chain(along).flat_map(|message| &message.files);
+    let all = std::iter::once(message).chain(along).flat_map(ChatMessage::all_files);
     let shown = all.filter_map(|file| match &file.kept {
         Some(Kept::Here { image: Some(image), .. }) => Some(image.as_str()),
         _ => None,

@@ -5,10 +5,12 @@
 //! | `instructions` | the developer instructions of an agent thread |
 //! | `message` | a person's message, with what goes along, as the agent gets it |
 //! | `block` | messages as JSON inside a fence that no text can close |
+//! | `attached` | what hangs on a message beside its text |
 //! | `mentions` | a text as people see it |
 //! | `commands` | what the broker answers to commands of people |
 //! | `notices` | what the broker says for itself, to people and to the agent |
 
+mod attached;
 mod block;
 mod commands;
 mod instructions;

@@ -20,7 +20,7 @@ impl SessionMachine {
             let mut changed = false;
             for message in messages_mut(row) {
                 let id = message.id.clone();
-                for file in &mut message.files {
+                for file in message.all_files_mut() {
                     all += 1;
                     if file.kept.is_some() {
                         continue;
@@ -50,7 +50,7 @@ impl SessionMachine {
         let Some(row) = self.inbox.iter_mut().find(|row| row.id == *id) else { return };
         for (message, file) in files {
             let of_message = messages_mut(row).filter(|known| known.id == message);
-            for known in of_message.flat_map(|message| &mut message.files) {
+            for known in of_message.flat_map(ChatMessage::all_files_mut) {
                 if known.id == file.id && known.kept.is_none() {
                     known.clone_from(&file);
                 }
@@ -62,7 +62,7 @@ impl SessionMachine {
 
 /// Whether of every file of a row it is known what became of it.
 pub(super) fn has_its_files(row: &InboxRow) -> bool {
-    messages(row).flat_map(|message| &message.files).all(|file| file.kept.is_some())
+    messages(row).flat_map(ChatMessage::all_files).all(|file| file.kept.is_some())
 }
 
 /// The row's message, and the earlier ones that go along with it.

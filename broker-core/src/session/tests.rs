@@ -20,6 +20,7 @@ use crate::store::{
 mod amend;
 mod asked;
 mod commands;
+mod files;
 mod parked;
 mod presence;
 mod rig;

@@ -409,6 +409,7 @@ fn message(
         control_text: control_text(text),
         files: Vec::new(),
         attached: Vec::new(),
+        attachments_left_out: 0,
         edited: false,
         deleted: false,
         permalink: None,

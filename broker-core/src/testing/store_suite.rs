@@ -155,6 +155,7 @@ fn message(key: &ThreadKey, id: &str) -> ChatMessage {
         control_text: "-stop".to_owned(),
         files: vec![FileRef { id: "F1".to_owned(), name: None, media_type: None, size: Some(7), ..FileRef::default() }],
         attached: Vec::new(),
+        attachments_left_out: 0,
         edited: false,
         deleted: false,
         permalink: None,

@@ -38,6 +38,7 @@ pub(super) fn arrival(second: u64, text: &str, root: Option<&str>) -> Arrival {
         control_text: text.to_owned(),
         files: Vec::new(),
         attached: Vec::new(),
+        attachments_left_out: 0,
         edited: false,
         deleted: false,
         permalink: None,
