@@ -114,7 +114,19 @@ pub struct Latest {
     pub has_more: bool,
 }
 
-/// The latest `limit` messages of a thread before `before`, the broker's `own` among them or not, from a thread of any length.
+/// Where a look at a thread ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Before this moment.
+    Before(ChatTime),
+    /// With the newest message there is, by the platform's clock and not by the broker's.
+    Newest {
+        /// About now: where the search begins.
+        now: ChatTime,
+    },
+}
+
+/// The latest `limit` messages of a thread up to `until`, the broker's `own` among them or not, from a thread of any length.
 ///
 /// A platform's page begins at the *oldest* message of a range. So the newest of a long thread are closed in on from both
 /// ends: from the bound by a window that widens until it holds enough and narrows while it holds more than a page, and from
@@ -127,7 +139,7 @@ pub struct Latest {
 pub async fn latest_before(
     provider: &dyn HistoryProvider,
     thread: &ThreadKey,
-    before: ChatTime,
+    until: Until,
     limit: usize,
     own: bool,
 ) -> Result<Latest, HistoryError> {
@@ -135,12 +147,17 @@ pub async fn latest_before(
         return Ok(Latest { messages: Vec::new(), has_more: false });
     }
     let root = provider.time_of(&thread.root).unwrap_or(ChatTime::ZERO);
-    let mut search = Search { root, low: root, below: Vec::new(), end: before, above: Vec::new() };
+    let (end, near) = match until {
+        Until::Before(end) => (end, end),
+        Until::Newest { now } => (ChatTime::MAX, now),
+    };
+    let mut search = Search { root, low: root, below: Vec::new(), end, above: Vec::new() };
     let mut window = FIRST_WINDOW;
     let mut from_below = false;
     for _ in 0..MAX_PAGES {
-        let start = if from_below { search.low } else { search.end.minus(window).max(search.low) };
-        let span = Duration::from_micros(search.end.as_micros().saturating_sub(start.as_micros()));
+        let near = search.end.min(near);
+        let start = if from_below { search.low } else { near.minus(window).max(search.low) };
+        let span = Duration::from_micros(near.as_micros().saturating_sub(start.as_micros()));
         let mut page = provider.page(thread, start..search.end, PAGE, None, Urgency::Awaited).await?;
         let last = page.messages.last().map(|message| message.at);
         page.messages.retain(|message| own || message.author != Author::Own);
@@ -150,7 +167,8 @@ pub async fn latest_before(
             window = span / 8;
         } else {
             search.complete(start, page.messages);
-            if search.above.len() >= limit || start == search.low {
+            // One more than is wanted says that there are older ones.
+            if search.above.len() > limit || start == search.low {
                 break;
             }
             from_below = !search.below.is_empty();
@@ -213,7 +231,7 @@ mod tests {
         }
         let mention = chat.seed("C1", None, "U1", "@broker");
         let before = chat.time_of(&mention.root).unwrap();
-        latest_before(&chat, &thread, before, limit, false).await.unwrap()
+        latest_before(&chat, &thread, Until::Before(before), limit, false).await.unwrap()
     }
 
     #[tokio::test]
@@ -239,6 +257,23 @@ mod tests {
                 (first..=replies).map(|n| if n == 0 { "root".to_owned() } else { format!("reply {n}") }).collect();
             assert_eq!(texts, wanted, "{name}");
             assert_eq!(found.has_more, first > 0, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_brokers_own_root_is_not_more() {
+        let chat = MemoryChat::new();
+        let thread = chat.seed_own("C1");
+        for n in 0..8 {
+            chat.pass(Duration::from_secs(600));
+            chat.seed("C1", Some(&thread.root), "U2", &format!("reply {n}"));
+        }
+        let now = chat.time_of(&thread.root).unwrap();
+        for (limit, own, has_more) in [(8, false, false), (7, false, true), (8, true, true), (9, true, false)] {
+            // The broker's clock is hours behind the platform's.
+            let found = latest_before(&chat, &thread, Until::Newest { now }, limit, own).await.unwrap();
+            assert_eq!((found.messages.len(), found.has_more), (limit, has_more), "{limit} {own}");
+            assert_eq!(found.messages.last().unwrap().text, "reply 7");
         }
     }
 

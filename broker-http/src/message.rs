@@ -33,7 +33,7 @@ pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
         "edited": message.edited,
         "deleted": message.deleted,
         "permalink": message.permalink,
-        "mayInstruct": !denied && matches!(message.author, Author::Person { .. }),
+        "mayInstruct": !denied && matches!(message.author, Author::Person { .. } | Author::Bot { .. }),
         "mentionedUserIds": message.mentions,
         "mentionedUsers": mentioned,
     })

@@ -27,7 +27,7 @@ impl Slack {
         Frame {
             identity: &self.identity,
             conversation: Some(conversation.as_str()),
-            channel_type: None,
+            channel_type: self.names.kind(conversation.as_str()),
             app: None,
             shared: None,
             mentioned: false,
@@ -202,11 +202,12 @@ impl HistoryProvider for Slack {
                 ("cursor", cursor.map(|cursor| cursor.as_str().to_owned())),
             ];
             let answer = self.api.get(MY_CONVERSATIONS, Priority::GapFiller, &params).await?;
-            let ids = lenient::list(&answer, "channels").iter().filter_map(|channel| lenient::text(channel, "id"));
-            all.extend(ids.map(|id| ConversationKey {
-                installation: self.identity.installation.clone(),
-                conversation: ConversationId::new(id),
-            }));
+            for channel in lenient::list(&answer, "channels") {
+                let Some(id) = lenient::text(channel, "id") else { continue };
+                self.names.learn(id, channel);
+                let installation = self.identity.installation.clone();
+                all.push(ConversationKey { installation, conversation: ConversationId::new(id) });
+            }
             cursor = next(&answer)?;
             if cursor.is_none() {
                 return Ok(all);

@@ -46,7 +46,7 @@ pub struct Slack {
     granted: RwLock<Granted>,
     board: Arc<Board>,
     config: SlackConfig,
-    names: Names,
+    pub(crate) names: Names,
 }
 
 impl Slack {
@@ -256,10 +256,11 @@ impl Slack {
         let ask = async || {
             let params = vec![("channel", Some(channel.to_owned()))];
             let answer = self.api.get(CONVERSATION_INFO, Priority::Status, &params).await?;
-            let channel = &answer["channel"];
+            let info = &answer["channel"];
+            self.names.learn(channel, info);
             // A direct message has no name; its `user` is not one.
-            let name = lenient::text(channel, "name").map(str::to_owned);
-            let topic = channel.get("topic").and_then(|topic| lenient::text(topic, "value")).map(str::to_owned);
+            let name = lenient::text(info, "name").map(str::to_owned);
+            let topic = info.get("topic").and_then(|topic| lenient::text(topic, "value")).map(str::to_owned);
             Ok::<_, LookupError>(Known { name, topic })
         };
         asked.get_or_try_init(ask).await.cloned()

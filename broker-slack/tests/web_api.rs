@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use broker_core::chat::{
-    ChatOp, ChatTime, ChatTransport, ConversationId, DeliverError, InstallationId, Intake, LookupError, MessageId,
-    OpKey, PartBody, PersonId, RawEnvelope, Standing, ThreadKey,
+    ChatOp, ChatTime, ChatTransport, ConversationId, ConversationKind, DeliverError, InstallationId, Intake,
+    LookupError, MessageId, OpKey, PartBody, PersonId, RawEnvelope, Standing, ThreadKey,
 };
 use broker_core::clock::SystemClock;
 use broker_core::health::PartHealth;
@@ -203,6 +203,28 @@ async fn scopes_come_from_the_header() {
     // None of the scopes that listing needs is there.
     assert_eq!(slack.conversations().await, Err(HistoryError::Refused { code: "missing_scope".to_owned() }));
     assert!(server.calls("users.conversations").is_empty());
+}
+
+/// Private channels and group messages have ids that begin with a `C` as well.
+#[tokio::test]
+async fn what_kind_a_conversation_is_the_listing_tells() {
+    let server = Server::start(|call| match call.method.as_str() {
+        "auth.test" => auth_test(),
+        "users.conversations" => Reply::Json(json!({"ok": true, "channels": [
+            {"id": "C1", "is_channel": true, "is_private": true}, {"id": "C2", "is_mpim": true, "is_private": true}]})),
+        _ => {
+            Reply::Json(json!({"ok": true, "messages": [{"type": "message", "user": "U1", "ts": "1700000000.000100"}]}))
+        }
+    })
+    .await;
+    let slack = connect(&server.base).await.unwrap();
+    let conversations = slack.conversations().await.unwrap();
+    let mut kinds = Vec::new();
+    for conversation in &conversations {
+        let heads = slack.heads(conversation, ChatTime::ZERO, None).await.unwrap().heads;
+        kinds.push(heads[0].root.conversation_kind);
+    }
+    assert_eq!(kinds, [ConversationKind::PrivateChannel, ConversationKind::GroupDirect]);
 }
 
 /// Takes nothing: no link ever stands.

@@ -125,7 +125,7 @@ impl Door {
     }
 
     /// The latest messages of a thread, or the latest before one of them, oldest first, and whether there are older ones.
-    /// At most as many as the operator allows.
+    /// Without a limit as many as go along with a first mention, and at most as many as the operator allows.
     ///
     /// # Errors
     ///
@@ -136,8 +136,15 @@ impl Door {
         before: Option<&MessageId>,
         limit: Option<usize>,
     ) -> Result<(Vec<ContextMessage>, bool), EarlierError> {
-        let most = self.history_limit();
-        effects::earlier(&self.shared, thread, before, limit.unwrap_or(most).min(most)).await
+        let limit = limit.unwrap_or(self.shared.around.initial_history).min(self.history_limit());
+        let (mut messages, has_more) = effects::earlier(&self.shared, thread, before, limit).await?;
+        // The platform's pages do not say what kind of conversation it is; the session has heard it.
+        if let Ok(Some(session)) = self.session(thread).await {
+            for known in &mut messages {
+                known.message.conversation_kind = session.conversation_kind;
+            }
+        }
+        Ok((messages, has_more))
     }
 
     /// The most messages that one look at the history brings.

@@ -18,7 +18,7 @@ use crate::access::SessionApi;
 use crate::admission::{Policy, Verdict};
 use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
 use crate::chat::{Author, ChatMessage, ChatOp, ChatTime, DeliverError, MessageId, OpKey, Person, PersonId, ThreadKey};
-use crate::history::{self, Latest};
+use crate::history::{self, Latest, Until};
 use crate::prompt::{self, Coordinates, Overflow};
 use crate::session::{CallId, Caller, Effect, Pin, SessionInput, SessionMachine};
 use crate::store::ContextMessage;
@@ -340,7 +340,7 @@ impl Hands {
         let (shared, key, letters) = (Arc::clone(&self.shared), self.key.clone(), self.letters.clone());
         let limit = self.shared.around.initial_history;
         self.spawn("history", async move {
-            let result = read_history(&shared, &key, before, limit, own).await;
+            let result = read_history(&shared, &key, Until::Before(before), limit, own).await;
             if let Err(reason) = &result {
                 tracing::warn!(session = %key, reason, "the earlier messages could not be read; the first one goes without");
             }
@@ -394,23 +394,22 @@ pub(super) async fn earlier(
     before: Option<&MessageId>,
     limit: usize,
 ) -> Result<(Vec<ContextMessage>, bool), EarlierError> {
-    let before = match before {
-        // The platform's clock may be a little ahead of ours.
-        None => ChatTime::of(shared.parts.clock.now().plus(Duration::from_secs(60))),
-        Some(id) => shared.parts.history.time_of(id).ok_or(EarlierError::NoSuchMoment)?,
+    let until = match before {
+        None => Until::Newest { now: ChatTime::of(shared.parts.clock.now()) },
+        Some(id) => Until::Before(shared.parts.history.time_of(id).ok_or(EarlierError::NoSuchMoment)?),
     };
-    read_history(shared, key, before, limit, false).await.map_err(EarlierError::Unreadable)
+    read_history(shared, key, until, limit, false).await.map_err(EarlierError::Unreadable)
 }
 
-/// The latest messages before a bound, with the names of their people.
+/// The latest messages up to a bound, with the names of their people.
 async fn read_history(
     shared: &Shared,
     key: &ThreadKey,
-    before: ChatTime,
+    until: Until,
     limit: usize,
     own: bool,
 ) -> Result<(Vec<ContextMessage>, bool), String> {
-    let read = history::latest_before(shared.parts.history.as_ref(), key, before, limit, own);
+    let read = history::latest_before(shared.parts.history.as_ref(), key, until, limit, own);
     let Latest { messages, has_more } = match tokio::time::timeout(BACKFILL_LIMIT, read).await {
         Ok(Ok(latest)) => latest,
         Ok(Err(error)) => return Err(error.to_string()),
@@ -433,10 +432,10 @@ async fn read_history(
     Ok((messages.into_iter().map(with_people).collect(), has_more))
 }
 
-/// Whether a message is that of a person who may not instruct the agent, or of whom that is not known.
+/// Whether the author of a message may not instruct the agent, or it is not known whether they may.
 fn is_denied(policy: &Policy, message: &ChatMessage, people: &BTreeMap<PersonId, Person>) -> bool {
-    let Some(author) = author_of(message) else { return false };
-    people.get(author).is_none_or(|author| policy.judge(message, author) != Verdict::Instruct)
+    let judged = || Some(policy.judge(message, people.get(author_of(message)?)?));
+    policy.at_sight(message).or_else(judged) != Some(Verdict::Instruct)
 }
 
 fn author_of(message: &ChatMessage) -> Option<&PersonId> {

@@ -15,6 +15,8 @@ use crate::store::StateStore;
 
 /// How long a person's standing and names are believed.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long it is believed that the platform does not know somebody: an app learns of a person of another organisation later.
+const UNKNOWN_KEPT: Duration = Duration::from_secs(10 * 60);
 /// How many people are kept in memory; the store keeps the rest.
 const IN_MEMORY: NonZeroUsize = match NonZeroUsize::new(2048) {
     Some(n) => n,
@@ -25,6 +27,9 @@ const TELL_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// How long a name is waited for.
 pub(super) const NAME_LIMIT: Duration = Duration::from_millis(300);
 
+/// Whom the platform knows, or that it does not, and since when.
+type Known = Arc<Mutex<LruCache<PersonId, (Option<Person>, Timestamp)>>>;
+
 type LookUp = Shared<BoxFuture<'static, Result<Person, LookupError>>>;
 
 /// What is remembered of people. Both locks are held for map operations alone, never across an await.
@@ -32,7 +37,7 @@ pub(crate) struct People {
     transport: Arc<dyn ChatTransport>,
     store: Arc<dyn StateStore>,
     clock: Arc<dyn Clock>,
-    known: Arc<Mutex<LruCache<PersonId, (Person, Timestamp)>>>,
+    known: Known,
     /// Whom was told lately that they may not instruct.
     told: Mutex<LruCache<(PersonId, ConversationId), Timestamp>>,
     /// Look-ups under way: a hundred messages of one person ask once.
@@ -65,10 +70,10 @@ impl People {
 
     /// Who that is. Waits for the platform as long as it takes; the look-up goes on when the caller gives up.
     pub(super) async fn person(&self, id: &PersonId) -> Result<Person, LookupError> {
-        if let Some(person) = self.in_memory(id) {
-            return Ok(person);
+        match self.in_memory(id) {
+            Some(known) => known.ok_or(LookupError::NotFound),
+            None => self.look_up(id).await,
         }
-        self.look_up(id).await
     }
 
     /// Those of `ids` who can be told within the time that names are waited for.
@@ -84,9 +89,12 @@ impl People {
         futures_util::future::join_all(waits).await.into_iter().flatten().collect()
     }
 
-    fn in_memory(&self, id: &PersonId) -> Option<Person> {
+    /// What is remembered of somebody; the inner absence says that the platform does not know them.
+    fn in_memory(&self, id: &PersonId) -> Option<Option<Person>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(id).filter(|(_, at)| self.clock.now().since(*at) < KEPT).map(|(person, _)| person.clone())
+        let (person, at) = known.get(id)?;
+        let kept = if person.is_some() { KEPT } else { UNKNOWN_KEPT };
+        (self.clock.now().since(*at) < kept).then(|| person.clone())
     }
 
     fn look_up(&self, id: &PersonId) -> LookUp {
@@ -118,21 +126,27 @@ async fn ask(
     transport: Arc<dyn ChatTransport>,
     store: Arc<dyn StateStore>,
     clock: Arc<dyn Clock>,
-    known: Arc<Mutex<LruCache<PersonId, (Person, Timestamp)>>>,
+    known: Known,
     id: PersonId,
 ) -> Result<Person, LookupError> {
-    let remember = |person: &Person, at: Timestamp| {
-        known.lock().unwrap_or_else(PoisonError::into_inner).put(id.clone(), (person.clone(), at));
+    let remember = |person: Option<&Person>, at: Timestamp| {
+        known.lock().unwrap_or_else(PoisonError::into_inner).put(id.clone(), (person.cloned(), at));
     };
     if let Ok(Some((person, at))) = store.person(&id).await
         && clock.now().since(at) < KEPT
     {
-        remember(&person, at);
+        remember(Some(&person), at);
         return Ok(person);
     }
-    let person = transport.person(&id).await?;
+    let person = match transport.person(&id).await {
+        Err(LookupError::NotFound) => {
+            remember(None, clock.now());
+            return Err(LookupError::NotFound);
+        }
+        answer => answer?,
+    };
     let now = clock.now();
-    remember(&person, now);
+    remember(Some(&person), now);
     // Memory is enough for today; a store that fails is reported by its own health.
     if let Err(error) = store.put_person(person.clone(), now).await {
         tracing::warn!(%error, "a person could not be remembered");

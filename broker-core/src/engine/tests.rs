@@ -36,6 +36,7 @@ mod files;
 mod flood;
 mod missed;
 mod panics;
+mod reading;
 
 const LIMIT: Duration = Duration::from_secs(10);
 

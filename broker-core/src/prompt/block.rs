@@ -202,7 +202,7 @@ impl<'a> Shown<'a> {
             attachments_left_out: (message.attachments_left_out > 0).then_some(message.attachments_left_out),
             files: message.files.iter().map(|file| File::new(file, files)).collect(),
             edited: message.edited,
-            permalink: None,
+            permalink: message.permalink.as_deref(),
             late: false,
             remark: None,
             text_is_cut,
@@ -227,7 +227,6 @@ impl<'a> Shown<'a> {
         file: Option<&'a str>,
     ) -> Self {
         let mut shown = Self::context(message, people, share);
-        shown.permalink = message.permalink.as_deref();
         if message.deleted {
             return shown;
         }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::block::{self, Files, Shown};
 use crate::attachments;
-use crate::chat::{ChatMessage, Kept, Person};
+use crate::chat::{Author, ChatMessage, Kept, Person};
 use crate::store::{Backfill, ContextMessage, InboxKind, InboxRow};
 
 /// What stands above a message.
@@ -196,11 +196,13 @@ fn compose(
     text
 }
 
-/// A message that goes along, its people, and whether its author may not instruct the agent.
+/// A message that goes along, its people, and whether its author is a person who may not instruct the agent.
 type Along<'a> = (&'a ChatMessage, &'a [Person], bool);
 
 fn of_context(known: &ContextMessage) -> Along<'_> {
-    (&known.message, &known.people, known.denied)
+    // Of bots nobody expects otherwise.
+    let denied = known.denied && matches!(known.message.author, Author::Person { .. });
+    (&known.message, &known.people, denied)
 }
 
 fn bots(context: &[InboxRow]) -> impl DoubleEndedIterator<Item = Along<'_>> {
@@ -229,18 +231,14 @@ struct Whole<'a> {
 
 fn whole(row: &InboxRow, message: &ChatMessage, context: &[InboxRow], files: Files<'_>) -> String {
     let all = (usize::MAX, files);
+    let shown = |(message, people, denied)| Shown::context(message, people, all).denied(denied);
     let earlier = match &row.backfill {
         Backfill::Read { messages, .. } => messages.as_slice(),
         _ => &[],
     };
     block::json(&Whole {
-        earlier_messages: earlier
-            .iter()
-            .map(|known| Shown::context(&known.message, &known.people, all).denied(known.denied))
-            .collect(),
-        messages_of_other_bots: bots(context)
-            .map(|(message, people, _)| Shown::context(message, people, all))
-            .collect(),
+        earlier_messages: earlier.iter().map(of_context).map(shown).collect(),
+        messages_of_other_bots: bots(context).map(shown).collect(),
         message: Shown::given(message, &row.people, row.late, all, None),
     })
 }

@@ -157,7 +157,18 @@ fn a_mention_with_everything() {
     row.late = true;
     row.backfill = Backfill::Read {
         messages: vec![
-            ContextMessage { denied: true, ..earlier("1700000001.000100", "first") },
+            ContextMessage {
+                denied: true,
+                message: ChatMessage {
+                    permalink: Some("https://x.slack.com/archives/C1/p1700000001000100".into()),
+                    ..chat("1700000001.000100", "first")
+                },
+                ..earlier("1700000001.000100", "")
+            },
+            ContextMessage {
+                message: ChatMessage { author: Author::Unknown, ..chat("1700000001.000200", "gone") }.into_deleted(),
+                ..earlier("1700000001.000200", "")
+            },
             earlier("1700000002.000100", "see <#C2|ops>"),
         ],
         has_more: true,

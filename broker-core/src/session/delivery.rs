@@ -6,6 +6,7 @@ use super::files::has_its_files;
 use super::machine::{Barrier, Draft, Link, Settling, back_off};
 use super::{Effect, MAX_ATTEMPTS, MAX_IN_DOUBT, SessionMachine};
 use crate::agent::{AgentInput, Epoch, Fate, InputId, OpenError, Opened, ReadError, SubmitError, Submitted, TurnId};
+use crate::chat::MessageId;
 use crate::clock::Timestamp;
 use crate::prompt::{self, Composed};
 use crate::sabotage::{Plant, planted};
@@ -537,7 +538,7 @@ impl SessionMachine {
         let own = self.has_given();
         let next = self.inbox.iter_mut().find(|row| row.kind == InboxKind::Message);
         if let Some(row) = next
-            && self.around.history_limit > 0
+            && self.around.initial_history > 0
         {
             row.backfill = Backfill::Wanted;
             draft.row(row);
@@ -564,6 +565,21 @@ impl SessionMachine {
             Err(reason) => Backfill::Unreadable { reason },
         };
         draft.row(row);
+        self.show_once(draft);
+    }
+
+    /// What waits to go along as a bot's message does not go along among the earlier ones as well.
+    pub(super) fn show_once(&mut self, draft: &mut Draft) {
+        let of_bots = self.inbox.iter().filter(|row| row.kind == InboxKind::Context);
+        let of_bots: Vec<MessageId> = of_bots.filter_map(|row| Some(row.message.as_ref()?.id.clone())).collect();
+        for row in self.inbox.iter_mut().filter(|row| row.state == InboxState::Queued) {
+            let Backfill::Read { messages, .. } = &mut row.backfill else { continue };
+            let all = messages.len();
+            messages.retain(|earlier| !of_bots.contains(&earlier.message.id));
+            if messages.len() < all {
+                draft.row(row);
+            }
+        }
     }
 
     /// The runtime's process is gone. What was given to it is decided when the thread is open again in a new one.

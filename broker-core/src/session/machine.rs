@@ -473,6 +473,7 @@ impl SessionMachine {
         self.insert(row);
         if kind == InboxKind::Context {
             self.trim_context(draft);
+            self.show_once(draft);
         }
     }
 

@@ -108,7 +108,7 @@ pub struct ContextMessage {
     pub message: ChatMessage,
     /// Its author and the people it mentions, as far as known.
     pub people: Vec<Person>,
-    /// Whether its author is a person who may not instruct the agent.
+    /// Whether its author may not instruct the agent.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub denied: bool,
 }

@@ -83,6 +83,8 @@ struct State {
     is_down: bool,
     /// People of whom nothing can be told.
     lost: Vec<PersonId>,
+    /// Everybody who was looked up, in order.
+    looked_up: Vec<PersonId>,
     /// Nobody is told how a conversation is called.
     keeps_names: bool,
     /// Every page of a thread that was asked for, in order.
@@ -177,6 +179,11 @@ impl MemoryChat {
         self.state().lost.push(PersonId::new(id));
     }
 
+    /// How often a person was looked up.
+    pub fn times_looked_up(&self, id: &str) -> usize {
+        self.state().looked_up.iter().filter(|known| known.as_str() == id).count()
+    }
+
     /// Makes the next operations go wrong, one fault each.
     pub fn fail_next(&self, fault: Fault) {
         self.state().faults.push_back(fault);
@@ -263,6 +270,11 @@ impl MemoryChat {
     pub fn seed(&self, conversation: &str, root: Option<&MessageId>, person: &str, text: &str) -> ThreadKey {
         let author = Author::Person { id: PersonId::new(person), team: None };
         self.write(conversation, root, author, text, Vec::new(), false)
+    }
+
+    /// A message of the broker's own that was there before, at the top level.
+    pub fn seed_own(&self, conversation: &str) -> ThreadKey {
+        self.write(conversation, None, Author::Own, "own", Vec::new(), false)
     }
 
     /// Lets time pass on the platform before the next message.

@@ -170,7 +170,8 @@ const ROUTES: &[Route] = &[
                     name: "limit",
                     kind: Kind::Clamped(MAX_HISTORY),
                     need: Need::Never,
-                    about: "How many messages at most; never more than SLACK_HISTORY_API_MAX_LIMIT.",
+                    about: "How many messages at most; SLACK_INITIAL_THREAD_HISTORY_COUNT when left out, and never more than \
+                            SLACK_HISTORY_API_MAX_LIMIT.",
                 },
                 Field {
                     name: "channel_type",

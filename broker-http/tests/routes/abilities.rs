@@ -137,6 +137,9 @@ async fn the_history_is_the_latest_before_the_bound_oldest_first() {
     let (_, earlier) = house.read(&format!("thread-history?{place}&limit=2&before_ts={bound}")).await;
     let earlier: Value = serde_json::from_str(&earlier).expect("JSON");
     assert_eq!(texts(&earlier), ["reply 56", "reply 57"]);
+    let (_, usual) = house.read(&format!("thread-history?{place}")).await;
+    let usual: Value = serde_json::from_str(&usual).expect("JSON");
+    assert_eq!((&usual["returnedCount"], &usual["maxLimit"]), (&json!(8), &json!(50)));
     let (_, most) = house.read(&format!("thread-history?{place}&limit=999999999")).await;
     let most: Value = serde_json::from_str(&most).expect("JSON");
     assert_eq!((&most["returnedCount"], &most["maxLimit"]), (&json!(50), &json!(50)));

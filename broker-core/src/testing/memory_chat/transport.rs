@@ -167,7 +167,8 @@ impl ChatTransport for MemoryChat {
 
     async fn person(&self, id: &PersonId) -> Result<Person, LookupError> {
         let known = {
-            let state = self.state();
+            let mut state = self.state();
+            state.looked_up.push(id.clone());
             if state.lost.contains(id) {
                 return Err(LookupError::NotFound);
             }
