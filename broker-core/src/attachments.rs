@@ -120,6 +120,19 @@ impl Folder {
         Ok(Self(folder_in(&attachments, &segment(message))?))
     }
 
+    /// Opens the folder of a message's files where it is there; makes nothing. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, or cannot be opened.
+    pub fn find(workspace: &Path, message: &str) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let workspace = rustix::fs::openat(CWD, workspace, flags, Mode::empty())?;
+        let attachments = rustix::fs::openat(&workspace, FOLDER, flags | OFlags::NOFOLLOW, Mode::empty())?;
+        let folder = rustix::fs::openat(&attachments, segment(message), flags | OFlags::NOFOLLOW, Mode::empty())?;
+        Ok(Self(folder))
+    }
+
     /// A file that is there as a whole, as far as its size tells.
     pub fn complete(&self, file: &FileRef) -> Option<File> {
         let size = file.size?;

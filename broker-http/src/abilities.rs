@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use broker_core::chat::{MessageId, PartBody, ThreadKey};
-use broker_core::engine::{Door, EarlierError, Once};
+use broker_core::engine::{Door, Earlier, EarlierError, Once};
 use broker_core::prompt;
 use broker_core::session::PostFate;
 use broker_core::store::{Fingerprint, PartRow, PostId};
@@ -142,18 +142,20 @@ async fn history(
     limit: Option<usize>,
     as_text: bool,
 ) -> Result<Response, Refusal> {
-    let (messages, has_more) = door.earlier(thread, before.as_ref(), limit).await.map_err(|error| match &error {
+    let earlier = door.earlier(thread, before.as_ref(), limit).await.map_err(|error| match &error {
         EarlierError::NoSuchMoment => {
             let message = "`before_ts` is not a ts of Slack's, such as 1700000000.000100";
             Refusal::own(StatusCode::BAD_REQUEST, "invalid_before_ts", message)
         }
         EarlierError::Unreadable(_) => Refusal::own(StatusCode::BAD_GATEWAY, "history_unreadable", error.to_string()),
     })?;
-    let text = prompt::history(&messages, has_more);
+    let Earlier { messages, has_more, workspace } = earlier;
+    let workspace = workspace.as_deref();
+    let text = prompt::history(&messages, has_more, workspace);
     if as_text {
         return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response());
     }
-    let shown: Vec<Value> = messages.iter().map(|known| message::shown(thread, known)).collect();
+    let shown: Vec<Value> = messages.iter().map(|known| message::shown(thread, known, workspace)).collect();
     let answer = json!({
         "ok": true,
         "channelId": thread.conversation,

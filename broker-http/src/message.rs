@@ -1,11 +1,13 @@
 //! A message of a thread, in the words of this API.
 
-use broker_core::chat::{Attachment, Author, FileRef, Person, ThreadKey};
+use std::path::Path;
+
+use broker_core::chat::{Attachment, Author, FileRef, Kept, Person, ThreadKey};
 use broker_core::store::ContextMessage;
 use serde_json::{Value, json};
 
 /// A message as clients see it.
-pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
+pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage, workspace: Option<&Path>) -> Value {
     let ContextMessage { message, people, denied } = known;
     let person = |id: &str| people.iter().find(|person| person.id.as_str() == id);
     let (kind, user, bot, name) = match &message.author {
@@ -14,6 +16,8 @@ pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
         Author::Own => (Some("self"), None, None, None),
         Author::Unknown => (None, None, None, None),
     };
+    let file = |file| shown_file(file, workspace);
+    let attachment = |attachment| shown_attachment(attachment, workspace);
     let mentioned: Vec<Value> =
         message.mentions.iter().filter_map(|id| person(id.as_str()).map(shown_person)).collect();
     json!({
@@ -27,9 +31,9 @@ pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
         "senderUsername": name,
         "sender": user.and_then(person).map(shown_person),
         "text": message.text,
-        "attachments": message.attached.iter().map(shown_attachment).collect::<Vec<_>>(),
+        "attachments": message.attached.iter().map(attachment).collect::<Vec<_>>(),
         "attachmentsLeftOut": message.attachments_left_out,
-        "files": message.files.iter().map(shown_file).collect::<Vec<_>>(),
+        "files": message.files.iter().map(file).collect::<Vec<_>>(),
         "edited": message.edited,
         "deleted": message.deleted,
         "permalink": message.permalink,
@@ -40,11 +44,11 @@ pub(crate) fn shown(thread: &ThreadKey, known: &ContextMessage) -> Value {
 }
 
 /// What hangs on a message: those fields alone that are there.
-fn shown_attachment(attachment: &Attachment) -> Value {
+fn shown_attachment(attachment: &Attachment, workspace: Option<&Path>) -> Value {
     let Attachment {
         kind, author, channel, message_ts, link, service, pretext, title, title_link, text, image, ..
     } = attachment;
-    let files: Vec<Value> = attachment.files.iter().map(shown_file).collect();
+    let files: Vec<Value> = attachment.files.iter().map(|file| shown_file(file, workspace)).collect();
     let mut shown = json!({
         "kind": kind,
         "author": author,
@@ -66,8 +70,20 @@ fn shown_attachment(attachment: &Attachment) -> Value {
     shown
 }
 
-fn shown_file(file: &FileRef) -> Value {
-    json!({"id": file.id, "name": file.name, "mimetype": file.media_type, "size": file.size})
+fn shown_file(file: &FileRef, workspace: Option<&Path>) -> Value {
+    let (path, reason) = match &file.kept {
+        Some(Kept::Here { path, .. }) => (workspace.map(|workspace| workspace.join(path)), None),
+        Some(Kept::Missing { reason }) => (None, Some(reason)),
+        None => (None, None),
+    };
+    json!({
+        "id": file.id,
+        "name": file.name,
+        "mimetype": file.media_type,
+        "size": file.size,
+        "path": path,
+        "notAvailable": reason,
+    })
 }
 
 /// A person, without what is nobody's business in a thread.

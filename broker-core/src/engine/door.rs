@@ -3,18 +3,20 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::Shared;
 use super::effects::{self, EarlierError};
 use super::registry::{self, Call, Letter};
+use super::{Shared, earlier};
 use crate::chat::{ConversationId, MessageId, ThreadKey};
 use crate::outgoing::Received;
 use crate::session::SessionInput;
 use crate::store::{ContextMessage, Fingerprint, PartRow, PostId, SessionRecord, StoreError};
 use crate::thread_tools::{ToolAnswer, ToolCommand};
+use crate::workspace;
 
 /// Why a session could not be asked for something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +42,17 @@ pub struct Once {
     pub key: String,
     /// What is asked for. Something else under the same key is refused with `idempotency_key_reused`.
     pub fingerprint: Fingerprint,
+}
+
+/// Messages of a thread.
+#[derive(Debug, Clone)]
+pub struct Earlier {
+    /// The messages, oldest first.
+    pub messages: Vec<ContextMessage>,
+    /// Whether the thread holds older ones.
+    pub has_more: bool,
+    /// Where the paths of their files begin; absent without a session.
+    pub workspace: Option<PathBuf>,
 }
 
 /// The way to a broker's sessions. It asks nobody who they are: that is the business of whoever opens it to others, with
@@ -135,16 +148,19 @@ impl Door {
         thread: &ThreadKey,
         before: Option<&MessageId>,
         limit: Option<usize>,
-    ) -> Result<(Vec<ContextMessage>, bool), EarlierError> {
+    ) -> Result<Earlier, EarlierError> {
         let limit = limit.unwrap_or(self.shared.around.initial_history).min(self.history_limit());
-        let (mut messages, has_more) = effects::earlier(&self.shared, thread, before, limit).await?;
+        let (mut messages, has_more) = effects::read_earlier(&self.shared, thread, before, limit).await?;
+        let Ok(Some(session)) = self.session(thread).await else {
+            return Ok(Earlier { messages, has_more, workspace: None });
+        };
         // The platform's pages do not say what kind of conversation it is; the session has heard it.
-        if let Ok(Some(session)) = self.session(thread).await {
-            for known in &mut messages {
-                known.message.conversation_kind = session.conversation_kind;
-            }
+        for known in &mut messages {
+            known.message.conversation_kind = session.conversation_kind;
         }
-        Ok((messages, has_more))
+        let workspace = workspace::path(&self.shared.settings.sessions_root, &session.folder);
+        earlier::look_for_files(&self.shared, &workspace, &mut messages).await;
+        Ok(Earlier { messages, has_more, workspace: Some(workspace) })
     }
 
     /// The most messages that one look at the history brings.

@@ -2,6 +2,7 @@
 //! order matters go through the session's lane.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::files::SessionFiles;
 use super::people::NAME_LIMIT;
 use super::registry::Letter;
 use super::statuses::{self, Wish};
-use super::{Shared, copies, sender, vital};
+use super::{Shared, copies, earlier, sender, vital};
 use crate::access::SessionApi;
 use crate::admission::{Policy, Verdict};
 use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
@@ -76,7 +77,7 @@ enum Job {
         thread: AgentThreadId,
         input: AgentInput,
         overflow: Option<Overflow>,
-        workspace: std::path::PathBuf,
+        workspace: PathBuf,
     },
     ReadFates {
         thread: AgentThreadId,
@@ -200,7 +201,9 @@ impl Hands {
                 });
             }
             Effect::Answer { request, answer } => self.answer(request, answer),
-            Effect::AnswerHistory { request, before, limit } => self.answer_history(request, before, limit),
+            Effect::AnswerHistory { request, before, limit } => {
+                self.answer_history(request, before, limit, machine.workspace());
+            }
             Effect::DropCopy { copy } => {
                 let shared = Arc::clone(&self.shared);
                 self.shared.tasks.spawn(async move { shared.copies.remove(&copy).await });
@@ -348,12 +351,14 @@ impl Hands {
         });
     }
 
-    fn answer_history(&self, request: RequestId, before: Option<MessageId>, limit: usize) {
-        let (shared, key) = (Arc::clone(&self.shared), self.key.clone());
+    fn answer_history(&self, request: RequestId, before: Option<MessageId>, limit: usize, workspace: PathBuf) {
+        let (shared, key, files) = (Arc::clone(&self.shared), self.key.clone(), self.files.clone());
         self.shared.tasks.spawn(async move {
-            let answer = match earlier(&shared, &key, before.as_ref(), limit).await {
-                Ok((messages, has_more)) => {
-                    AgentAnswer::Tool { success: true, text: prompt::history(&messages, has_more) }
+            let answer = match read_earlier(&shared, &key, before.as_ref(), limit).await {
+                Ok((mut messages, has_more)) => {
+                    earlier::fetch_files(&shared, &files, &workspace, &mut messages).await;
+                    let text = prompt::history(&messages, has_more, Some(&workspace));
+                    AgentAnswer::Tool { success: true, text }
                 }
                 Err(error) => AgentAnswer::Tool { success: false, text: error.to_string() },
             };
@@ -388,7 +393,7 @@ pub enum EarlierError {
 }
 
 /// The latest messages of a thread, or the latest before one of them, oldest first, and whether there are older ones.
-pub(super) async fn earlier(
+pub(super) async fn read_earlier(
     shared: &Shared,
     key: &ThreadKey,
     before: Option<&MessageId>,

@@ -79,6 +79,7 @@ impl Drop for Coming<'_> {
 }
 
 /// The fetching of one session.
+#[derive(Clone)]
 pub(super) struct SessionFiles(Arc<Semaphore>);
 
 impl Default for SessionFiles {
@@ -117,6 +118,35 @@ impl SessionFiles {
     }
 }
 
+impl SessionFiles {
+    /// Fetches files for somebody who waits for them, no image among them scaled: what comes back says what became of each.
+    pub(super) async fn fetch_plainly(
+        &self,
+        shared: &Arc<Shared>,
+        workspace: &Path,
+        files: Vec<(MessageId, FileRef)>,
+        limit: Duration,
+    ) -> Vec<(MessageId, FileRef)> {
+        let fetching = Fetching { shared, here: &self.0, workspace, until: Instant::now() + limit };
+        let kept = files.into_iter().map(|(message, file)| async {
+            let (file, kept) = match timeout_at(fetching.until, fetching.fetched(&message, &file)).await {
+                Ok(Ok((file, _))) => {
+                    let path = attachments::path(message.as_str(), &file);
+                    (file, Kept::Here { path, image: None, remark: None })
+                }
+                Ok(Err(reason)) => (file, Kept::Missing { reason }),
+                Err(_) => (file, Kept::Missing { reason: not_in_time(limit) }),
+            };
+            (message, FileRef { kept: Some(kept), ..file })
+        });
+        join_all(kept).await
+    }
+}
+
+fn not_in_time(limit: Duration) -> String {
+    format!("it was not there within {} s", limit.as_secs())
+}
+
 /// The fetching of one message's files.
 struct Fetching<'a> {
     shared: &'a Arc<Shared>,
@@ -129,7 +159,7 @@ impl Fetching<'_> {
     /// Fetches a file, and scales it if it is an image. What comes back says what became of it.
     async fn keep(&self, message: &MessageId, file: FileRef) -> FileRef {
         let fetched = timeout_at(self.until, self.fetched(message, &file)).await;
-        let late = || Err(format!("it was not there within {} s", LIMIT.as_secs()));
+        let late = || Err(not_in_time(LIMIT));
         let (file, kept) = match fetched.unwrap_or_else(|_| late()) {
             Err(reason) => {
                 tracing::warn!(%message, file = file.id, reason, "a file of a message could not be fetched");

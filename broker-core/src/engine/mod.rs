@@ -28,6 +28,7 @@ mod authors;
 mod commands;
 mod copies;
 mod door;
+mod earlier;
 mod effects;
 mod files;
 mod intake;
@@ -71,7 +72,7 @@ use sender::Sender;
 use statuses::Statuses;
 use turns::Turns;
 
-pub use door::{AskError, Door, Once};
+pub use door::{AskError, Door, Earlier, Once};
 pub use effects::EarlierError;
 pub use turns::TurnCounts;
 

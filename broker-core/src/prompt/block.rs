@@ -103,10 +103,6 @@ pub(super) struct Files<'a> {
     pub(super) images: &'a [&'a str],
 }
 
-impl Files<'_> {
-    pub(super) const NONE: Self = Files { workspace: None, images: &[] };
-}
-
 impl<'a> File<'a> {
     pub(super) fn new(file: &'a FileRef, files: Files<'_>) -> Self {
         let short = |text: &'a Option<String>| text.as_deref().map(|text| cut(text, MAX_NAME));

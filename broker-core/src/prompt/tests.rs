@@ -288,13 +288,13 @@ fn files_of_what_goes_along_do_not_make_a_prompt_too_long() {
 
 #[test]
 fn histories() {
-    insta::assert_snapshot!(history(&[earlier("1.1", "a <@U1>"), earlier("1.2", "b")], true));
-    assert_eq!(history(&[], false), "There are no such messages in this thread.");
+    insta::assert_snapshot!(history(&[earlier("1.1", "a <@U1>"), earlier("1.2", "b")], true, None));
+    assert_eq!(history(&[], false, None), "There are no such messages in this thread.");
     let many: Vec<_> = (0..50).map(|n| earlier(&format!("1.{n}"), &"y".repeat(40_000))).collect();
-    let text = history(&many, false);
+    let text = history(&many, false, None);
     assert!(text.chars().count() <= 60_000 && text.contains("\"1.49\"") && text.contains("\"1.0\""));
     let more: Vec<_> = (0..51).map(|n| earlier(&format!("1.{n}"), "y")).collect();
-    let text = history(&more, false);
+    let text = history(&more, false, None);
     assert!(text.contains("There are older ones") && !text.contains("\"1.0\""), "those that are not shown");
 }
 

@@ -119,7 +119,7 @@ async fn a_deletion_after_it_was_given_is_told_once_unless_that_is_switched_off(
         house.until("all is done", |house| house.broker().shared.registry.busy() == 0).await;
         assert_eq!(house.times_given("was deleted"), usize::from(told));
         // What is left of it holds its place, so that nobody takes the reply for one to something else.
-        let (messages, _) = house.broker().door().earlier(&thread, None, None).await.unwrap();
+        let messages = house.broker().door().earlier(&thread, None, None).await.unwrap().messages;
         let shown: Vec<_> = messages.iter().map(|known| (known.message.deleted, known.message.text.as_str())).collect();
         assert_eq!(shown, [(true, ""), (false, "two")]);
     }

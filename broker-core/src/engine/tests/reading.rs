@@ -1,11 +1,14 @@
 //! Looks at what a thread holds.
 
 use super::*;
+use crate::agent::AgentAnswer;
+use crate::chat::{FileRef, Kept};
 use crate::store::ContextMessage;
+use crate::testing::memory_chat::MemoryFile;
 
 impl House {
     async fn read(&self, thread: &ThreadKey) -> Vec<ContextMessage> {
-        self.broker().door().earlier(thread, None, None).await.unwrap().0
+        self.broker().door().earlier(thread, None, None).await.unwrap().messages
     }
 }
 
@@ -29,4 +32,32 @@ async fn a_bot_may_instruct_where_the_operator_lets_it() {
         let thread = house.chat.bot_says("C1", None, "B1", "build failed");
         assert_eq!(house.read(&thread).await[0].denied, !allowed);
     }
+}
+
+#[tokio::test]
+async fn files_of_older_messages_are_there_once_the_agent_has_read_them() {
+    let arguments = serde_json::json!({"action": "history"});
+    let read = Act::Tool { name: "broker".to_owned(), arguments };
+    let mut house = House::new(move |_| vec![read.clone(), Act::Finish(Some("read".to_owned()))]).await;
+    // Nothing goes along with the first mention.
+    house.settings.initial_history = 0;
+    house.settings.history_limit = 5;
+    house.restart().await;
+    let shown = FileRef { id: "F1".to_owned(), size: Some(4), ..FileRef::default() };
+    let file = MemoryFile { shown, bytes: b"plan".to_vec(), ..MemoryFile::default() };
+    let root = house.chat.share("C1", None, "U2", "the plan", &[file]);
+    house.chat.say("C1", Some(&root.root), "U1", "@broker look at the plan");
+    house.posts(&root, 1).await;
+    let AgentAnswer::Tool { text: answer, .. } = house.agent.answers().pop().unwrap();
+    assert!(answer.contains(".slack-attachments/") && answer.contains("F1-file"), "{answer}");
+    let door = house.broker().door();
+    let earlier = door.earlier(&root, None, Some(5)).await.unwrap();
+    let Some(Kept::Here { path, .. }) = &earlier.messages[0].message.files[0].kept else { panic!("{earlier:?}") };
+    let path = earlier.workspace.unwrap().join(path);
+    assert_eq!(std::fs::read(&path).unwrap(), b"plan");
+    // Whoever only looks is told how to get at what is not there, and nothing is made.
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    let earlier = door.earlier(&root, None, Some(5)).await.unwrap();
+    let Some(Kept::Missing { reason }) = &earlier.messages[0].message.files[0].kept else { panic!("{earlier:?}") };
+    assert!(reason.contains("`history`") && !path.parent().unwrap().exists(), "{reason}");
 }
