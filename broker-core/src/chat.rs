@@ -1,6 +1,7 @@
 //! A chat platform, as the broker sees it: the trait [`ChatTransport`] and its words.
 
 mod attachment;
+mod channel;
 mod file;
 mod link;
 mod text;
@@ -21,6 +22,7 @@ use crate::ids::string_id;
 use crate::store::{Accepted, StoreError};
 
 pub use attachment::{Attachment, AttachmentKind};
+pub use channel::MentionedChannel;
 pub use file::{FetchError, Fetched, FileRef, FileSink, Kept, OutContent, OutFile};
 pub use link::{ConnectionEnd, ConnectionHealth, ConnectionState, LinkHealth};
 pub use text::{AgentText, Mentionable, PartBody};
@@ -288,6 +290,9 @@ pub struct ChatMessage {
     /// Everybody whom the text mentions, in order, the broker's own user included.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub mentions: Vec<PersonId>,
+    /// The conversations that it mentions by their ids alone, each once.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub channels: Vec<MentionedChannel>,
     /// Whether it mentions the broker.
     #[serde(default)]
     pub mentions_self: bool,
@@ -343,6 +348,7 @@ impl ChatMessage {
         Self {
             text: String::new(),
             mentions: Vec::new(),
+            channels: Vec::new(),
             mentions_self: false,
             control_text: String::new(),
             files: Vec::new(),
@@ -588,6 +594,11 @@ pub trait ChatTransport: Send + Sync {
 
     /// The name of a conversation, where the platform has one and the broker may know it.
     async fn conversation_name(&self, conversation: &ConversationKey) -> Result<Option<String>, LookupError>;
+
+    /// What a conversation is called that a message mentions: only where everybody may know it.
+    async fn channel_name(&self, _conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
+        Ok(None)
+    }
 
     /// What a conversation is about, as its members have written there, where the platform has that.
     async fn conversation_topic(&self, _conversation: &ConversationKey) -> Result<Option<String>, LookupError> {

@@ -24,6 +24,14 @@ pub(crate) struct Attachments {
     pub(crate) left_out: usize,
 }
 
+impl Attachments {
+    /// The texts in which something may be mentioned.
+    pub(crate) fn markup(&self) -> impl Iterator<Item = &str> {
+        let texts = self.read.iter().flat_map(|read| [&read.channel, &read.pretext, &read.title, &read.text]);
+        texts.flatten().map(String::as_str)
+    }
+}
+
 /// Reads the attachments of a message.
 pub(crate) fn of(message: &Value) -> Attachments {
     let mut room = MAX_TEXT;

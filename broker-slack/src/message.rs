@@ -102,6 +102,7 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
     let mut attached = attached::of(message);
     let body = body(message, &author, &mut attached);
     let mentions = text::mentions(&body);
+    let channels = text::channels(std::iter::once(body.as_str()).chain(attached.markup()));
     let thread_root = lenient::ts(message, "thread_ts").filter(|root| *root != id).map(MessageId::new);
     let read = ChatMessage {
         conversation: ConversationKey {
@@ -117,6 +118,7 @@ pub(crate) fn read(message: &Value, frame: Frame<'_>) -> Result<ChatMessage, &'s
         mentions_self: frame.mentioned || text::names(&body, &frame.identity.user),
         control_text: text::control(&body, &frame.identity.user),
         mentions,
+        channels,
         files: files(message),
         attached: attached.read,
         attachments_left_out: attached.left_out,

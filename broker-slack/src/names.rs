@@ -33,6 +33,8 @@ pub(crate) type Asked = Arc<OnceCell<Known>>;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Known {
     pub(crate) name: Option<String>,
+    /// Whether everybody in the workspace may know of it.
+    pub(crate) is_public: bool,
     pub(crate) topic: Option<String>,
 }
 
@@ -111,7 +113,7 @@ mod tests {
         let names = Names::new();
         let failed = names.of("C1").get_or_try_init(async || Err::<Known, _>("no answer")).await.cloned();
         assert_eq!(failed, Err("no answer"), "a failure is not remembered");
-        let general = || Known { name: Some("general".to_owned()), topic: None };
+        let general = || Known { name: Some("general".to_owned()), is_public: true, topic: None };
         assert_eq!(names.of("C1").get_or_init(async || general()).await, &general());
         assert_eq!(names.of("C1").get(), Some(&general()));
         assert_eq!(names.of("C2").get(), None);

@@ -239,6 +239,11 @@ impl ChatTransport for Slack {
         Ok(self.conversation(conversation).await?.name)
     }
 
+    async fn channel_name(&self, conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
+        let known = self.conversation(conversation).await?;
+        Ok(known.name.filter(|_| known.is_public))
+    }
+
     async fn conversation_topic(&self, conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
         Ok(self.conversation(conversation).await?.topic)
     }
@@ -255,13 +260,19 @@ impl Slack {
         let asked = self.names.of(channel);
         let ask = async || {
             let params = vec![("channel", Some(channel.to_owned()))];
-            let answer = self.api.get(CONVERSATION_INFO, Priority::Status, &params).await?;
+            let answer =
+                match self.api.get(CONVERSATION_INFO, Priority::Status, &params).await.map_err(LookupError::from) {
+                    // Whoever mentions it is in it, and the broker is not.
+                    Err(LookupError::NotFound) => return Ok(Known::default()),
+                    answer => answer?,
+                };
             let info = &answer["channel"];
             self.names.learn(channel, info);
             // A direct message has no name; its `user` is not one.
             let name = lenient::text(info, "name").map(str::to_owned);
             let topic = info.get("topic").and_then(|topic| lenient::text(topic, "value")).map(str::to_owned);
-            Ok::<_, LookupError>(Known { name, topic })
+            let is_public = self.names.kind(channel) == Some("channel");
+            Ok::<_, LookupError>(Known { name, is_public, topic })
         };
         asked.get_or_try_init(ask).await.cloned()
     }

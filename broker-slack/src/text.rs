@@ -1,6 +1,6 @@
 //! Slack's message text: mentions and entities.
 
-use broker_core::chat::PersonId;
+use broker_core::chat::{ConversationId, MentionedChannel, PersonId};
 
 /// People whom one message mentions; more are not looked up.
 const MAX_MENTIONS: usize = 100;
@@ -17,6 +17,27 @@ pub(crate) fn mentions(text: &str) -> Vec<PersonId> {
         }
     }
     found
+}
+
+/// Conversations that one message mentions; more keep their ids.
+const MAX_CHANNELS: usize = 20;
+
+/// The conversations that texts mention without a label (`<#C1>`, `<#C1|>`), in order, each once.
+pub(crate) fn channels<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<MentionedChannel> {
+    let mut found: Vec<MentionedChannel> = Vec::new();
+    let tokens = texts.into_iter().flat_map(|text| text.split("<#").skip(1));
+    let inside = tokens.filter_map(|token| token.split_once('>')).map(|(inside, _)| inside);
+    for id in inside.map(|inside| inside.strip_suffix('|').unwrap_or(inside)) {
+        let well_formed = id.starts_with(['C', 'G']) && is_id(id);
+        if well_formed && found.len() < MAX_CHANNELS && !found.iter().any(|known| known.id.as_str() == id) {
+            found.push(MentionedChannel { id: ConversationId::new(id), name: None });
+        }
+    }
+    found
+}
+
+fn is_id(id: &str) -> bool {
+    id.len() > 1 && id.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
 }
 
 /// Whether a text mentions somebody.
@@ -54,10 +75,7 @@ fn tokens(text: &str) -> impl Iterator<Item = (std::ops::Range<usize>, &str)> {
             let Some(length) = text[inside..].find('>') else { continue };
             let token = &text[inside..inside + length];
             let id = token.split('|').next().unwrap_or_default();
-            let well_formed = id.len() > 1
-                && id.starts_with(['U', 'W'])
-                && id.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
-            if well_formed {
+            if id.starts_with(['U', 'W']) && is_id(id) {
                 from = inside + length + 1;
                 return Some((start..from, id));
             }
@@ -84,6 +102,13 @@ mod tests {
         assert_eq!(ids("<@U1> and <@W2|ann>, <@U1> again"), ["U1", "W2"]);
         assert_eq!(ids("<@> <@U> <@u1> <@U1 <#C1> <!here> <@B1> <@U9"), Vec::<String>::new());
         assert_eq!(ids("<@<@U7>"), ["U7"]);
+    }
+
+    #[test]
+    fn channels_without_a_label() {
+        let found = channels(["<#C1> <#C2|dev> <#C3|> <#C1>", "<#G4>, <#c5> <#U6> <#> <#C7 <@U1>"]);
+        let ids: Vec<&str> = found.iter().map(|channel| channel.id.as_str()).collect();
+        assert_eq!(ids, ["C1", "C3", "G4"]);
     }
 
     #[test]

@@ -211,6 +211,7 @@ fn message(entry: &Entry) -> ChatMessage {
         author,
         text: entry.text.clone(),
         mentions: Vec::new(),
+        channels: Vec::new(),
         mentions_self: false,
         control_text: entry.text.trim().to_owned(),
         files: Vec::new(),

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
 use super::live::{Admitted, Incoming};
+use super::{Shared, channels};
 use crate::admission::Verdict;
 use crate::chat::{Author, ChatMessage, ChatOp, LookupError, OpKey, PersonId};
 use crate::prompt;
 
 /// Finds out what an author may do and how people are called.
-pub(super) async fn admit(shared: Arc<Shared>, incoming: Incoming, names_channel: bool) -> Admitted {
+pub(super) async fn admit(shared: Arc<Shared>, mut incoming: Incoming, names_channel: bool) -> Admitted {
     let message = &incoming.message;
     let mut asked: Vec<PersonId> = message.mentions.clone();
     if let Author::Person { id, .. } = &message.author {
@@ -24,7 +24,10 @@ pub(super) async fn admit(shared: Arc<Shared>, incoming: Incoming, names_channel
         let name = shared.parts.transport.conversation_name(&message.conversation);
         tokio::time::timeout(super::people::NAME_LIMIT, name).await.ok().and_then(Result::ok).flatten()
     };
-    let (verdict, people, channel_name) = tokio::join!(judge(&shared, message), shared.people.names(asked), channel);
+    let mentioned = channels::names(&shared, std::slice::from_ref(message));
+    let (verdict, people, channel_name, mentioned) =
+        tokio::join!(judge(&shared, message), shared.people.names(asked), channel, mentioned);
+    channels::note(std::slice::from_mut(&mut incoming.message), &mentioned);
     Admitted { people, verdict, channel_name, incoming }
 }
 

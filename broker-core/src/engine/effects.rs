@@ -14,7 +14,7 @@ use super::files::SessionFiles;
 use super::people::NAME_LIMIT;
 use super::registry::Letter;
 use super::statuses::{self, Wish};
-use super::{Shared, copies, earlier, sender, vital};
+use super::{Shared, channels, copies, earlier, sender, vital};
 use crate::access::SessionApi;
 use crate::admission::{Policy, Verdict};
 use crate::agent::{AgentAnswer, AgentInput, AgentThreadId, InputId, OpenError, RequestId, SubmitError, ThreadSpec};
@@ -415,7 +415,7 @@ async fn read_history(
     own: bool,
 ) -> Result<(Vec<ContextMessage>, bool), String> {
     let read = history::latest_before(shared.parts.history.as_ref(), key, until, limit, own);
-    let Latest { messages, has_more } = match tokio::time::timeout(BACKFILL_LIMIT, read).await {
+    let Latest { mut messages, has_more } = match tokio::time::timeout(BACKFILL_LIMIT, read).await {
         Ok(Ok(latest)) => latest,
         Ok(Err(error)) => return Err(error.to_string()),
         Err(_) => return Err(format!("no answer within {} s", BACKFILL_LIMIT.as_secs())),
@@ -424,8 +424,12 @@ async fn read_history(
     let mentioned = messages.iter().flat_map(|message| &message.mentions).filter(|id| !authors.contains(id));
     let mentioned: BTreeSet<PersonId> = mentioned.take(MAX_MENTIONED).cloned().collect();
     // Who may instruct depends on who wrote; whom they mention is a name.
-    let (authors, mentioned) =
-        tokio::join!(shared.people.within(AUTHOR_LIMIT, authors), shared.people.names(mentioned));
+    let (authors, mentioned, names) = tokio::join!(
+        shared.people.within(AUTHOR_LIMIT, authors),
+        shared.people.names(mentioned),
+        channels::names(shared, &messages)
+    );
+    channels::note(&mut messages, &names);
     let people: BTreeMap<PersonId, Person> =
         authors.into_iter().chain(mentioned).map(|person| (person.id.clone(), person)).collect();
     let with_people = |message: ChatMessage| {

@@ -25,6 +25,7 @@
 //! | `people` | who somebody is, remembered for a day |
 
 mod authors;
+mod channels;
 mod commands;
 mod copies;
 mod door;

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::block::{File, Files, cut};
-use super::mentions::resolved;
-use crate::chat::{Attachment, AttachmentKind, Person};
+use super::mentions::{Names, resolved};
+use crate::chat::{Attachment, AttachmentKind};
 
 /// An attachment: each part in a field of its own, so that no text can pass for a part that the platform has written.
 #[derive(Debug, Serialize)]
@@ -38,7 +38,7 @@ pub(super) struct Attached<'a> {
 
 impl<'a> Attached<'a> {
     /// At most `most` characters of each of its texts.
-    pub(super) fn new(attachment: &'a Attachment, people: &[Person], (most, files): (usize, Files<'_>)) -> Self {
+    pub(super) fn new(attachment: &'a Attachment, names: Names<'_>, (most, files): (usize, Files<'_>)) -> Self {
         let mut is_cut = attachment.is_cut;
         let mut short = |text: &'a Option<String>| {
             let text = text.as_deref()?;
@@ -48,7 +48,7 @@ impl<'a> Attached<'a> {
         };
         let (link, title_link, image) =
             (short(&attachment.link), short(&attachment.title_link), short(&attachment.image));
-        let mut seen = |text: &'a Option<String>| short(text).map(|text| resolved(text, people));
+        let mut seen = |text: &'a Option<String>| short(text).map(|text| resolved(text, names));
         Self {
             kind: attachment.kind,
             author: seen(&attachment.author),

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::attached::Attached;
-use super::mentions::{known, label, resolved};
+use super::mentions::{Names, known, label, resolved};
 use crate::chat::{Attachment, Author, ChatMessage, ConversationKind, FileRef, Kept, Person, PersonId};
 
 /// The most people that are listed for one message.
@@ -181,11 +181,12 @@ impl<'a> Shown<'a> {
     /// A message that only goes along; at most `most` characters of its text.
     pub(super) fn context(message: &'a ChatMessage, people: &[Person], (most, files): (usize, Files<'_>)) -> Self {
         let text = cut(&message.text, most);
-        let shown = |attachment| Attached::new(attachment, people, (most, files));
+        let names = Names { people, channels: &message.channels };
+        let shown = |attachment| Attached::new(attachment, names, (most, files));
         let attachments: Vec<Attached<'a>> = message.attached.iter().map(shown).collect();
         let longer = |(shown, whole): (&Attached<'_>, &Attachment)| shown.is_cut && !whole.is_cut;
         let text_is_cut = text.len() < message.text.len() || attachments.iter().zip(&message.attached).any(longer);
-        let resolved = resolved(text, people);
+        let resolved = resolved(text, names);
         Self {
             source: None,
             message_ts: message.id.as_str(),

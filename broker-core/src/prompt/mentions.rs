@@ -2,7 +2,7 @@
 //!
 //! The sequences: <https://docs.slack.dev/messaging/formatting-message-text>.
 
-use crate::chat::{Person, PersonId};
+use crate::chat::{MentionedChannel, Person, PersonId};
 
 /// The name under which people know somebody; their id where no name is known.
 pub(super) fn label(person: &Person) -> &str {
@@ -19,8 +19,15 @@ pub(super) fn known<'a>(people: &'a [Person], id: &PersonId) -> Option<&'a Perso
     people.iter().find(|person| person.id == *id)
 }
 
+/// Whose names are known to whoever reads a text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names<'a> {
+    pub(super) people: &'a [Person],
+    pub(super) channels: &'a [MentionedChannel],
+}
+
 /// The text with mentions as `@name`, channels as `#name`, links as their text, and entities decoded.
-pub(super) fn resolved(text: &str, people: &[Person]) -> String {
+pub(super) fn resolved(text: &str, names: Names<'_>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('<') {
@@ -28,7 +35,7 @@ pub(super) fn resolved(text: &str, people: &[Person]) -> String {
         let inside = &rest[at + 1..];
         match inside.find(['<', '>']) {
             Some(end) if inside[end..].starts_with('>') => {
-                decode(&sequence(&inside[..end], people), &mut out);
+                decode(&sequence(&inside[..end], names), &mut out);
                 rest = &inside[end + 1..];
             }
             _ => {
@@ -42,14 +49,14 @@ pub(super) fn resolved(text: &str, people: &[Person]) -> String {
 }
 
 /// What is seen of one control sequence, without its brackets.
-fn sequence(inside: &str, people: &[Person]) -> String {
+fn sequence(inside: &str, names: Names<'_>) -> String {
     let (target, label) = match inside.split_once('|') {
         Some((target, label)) if !label.trim().is_empty() => (target, Some(label)),
         Some((target, _)) => (target, None),
         None => (inside, None),
     };
     if let Some(id) = target.strip_prefix('@') {
-        let known = known(people, &PersonId::new(id)).map(self::label);
+        let known = known(names.people, &PersonId::new(id)).map(self::label);
         // Names are looked up by us and hold no entities; a label is as it came.
         return match known {
             Some(name) => format!("@{}", name.replace('&', "&amp;")),
@@ -57,7 +64,9 @@ fn sequence(inside: &str, people: &[Person]) -> String {
         };
     }
     if let Some(id) = target.strip_prefix('#') {
-        return format!("#{}", label.unwrap_or(id).trim_start_matches('#'));
+        let looked_up = names.channels.iter().find(|channel| channel.id.as_str() == id);
+        let name = looked_up.and_then(|channel| channel.name.as_ref()).map(|name| name.replace('&', "&amp;"));
+        return format!("#{}", label.or(name.as_deref()).unwrap_or(id).trim_start_matches('#'));
     }
     if let Some(command) = target.strip_prefix('!') {
         // `!subteam^S1`, `!date^…`, or a word such as `!here`.

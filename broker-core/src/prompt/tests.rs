@@ -4,7 +4,7 @@ use super::*;
 use crate::agent::{FailureCause, InputId};
 use crate::chat::{
     Attachment, AttachmentKind, Author, ChatMessage, ChatTime, ConversationId, ConversationKey, ConversationKind,
-    FileRef, InstallationId, Kept, MessageId, Person, PersonId, Standing, ThreadKey,
+    FileRef, InstallationId, Kept, MentionedChannel, MessageId, Person, PersonId, Standing, ThreadKey,
 };
 use crate::clock::Timestamp;
 use crate::store::{Backfill, ContextMessage, InboxKind, InboxRow, InboxState};
@@ -35,6 +35,7 @@ fn chat(id: &str, text: &str) -> ChatMessage {
         author: Author::Person { id: PersonId::new("U1"), team: None },
         text: text.into(),
         mentions: Vec::new(),
+        channels: Vec::new(),
         mentions_self: false,
         control_text: String::new(),
         files: Vec::new(),
@@ -251,16 +252,23 @@ async fn what_is_too_long_can_be_written_where_the_prompt_says() {
 #[test]
 fn texts_as_people_see_them() {
     let people = [person("U1", "Ada & Co", "", ""), person("U2", "", "Bob", "bob")];
+    let channel =
+        |id: &str, name: Option<&str>| MentionedChannel { id: ConversationId::new(id), name: name.map(str::to_owned) };
+    let channels = [channel("C3", Some("ops & co")), channel("C4", None)];
     for (text, expected) in [
         ("<@U1> <@U2> <@U3> <@U4|eve>", "@Ada & Co @Bob @U3 @eve"),
-        ("<#C1|dev> <#C2> <#C3|>", "#dev #C2 #C3"),
+        ("<#C1|dev> <#C2> <#C3|> <#C4>", "#dev #C2 #ops & co #C4"),
         ("<!here> <!subteam^S1|@team> <!subteam^S2> <!date^1^{date}|May 1>", "@here @team @S2 May 1"),
         ("<https://a.b|a &amp; b> <https://a.b> <mailto:x@y.z>", "a & b https://a.b x@y.z"),
         ("a &lt;@U1&gt; &amp;lt; & b", "a <@U1> &lt; & b"),
         ("a < b <@U1", "a < b <@U1"),
         ("<<@U1>>", "<@Ada & Co>"),
     ] {
-        assert_eq!(mentions::resolved(text, &people), expected, "{text}");
+        assert_eq!(
+            mentions::resolved(text, mentions::Names { people: &people, channels: &channels }),
+            expected,
+            "{text}"
+        );
     }
 }
 

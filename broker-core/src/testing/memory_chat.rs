@@ -277,6 +277,14 @@ impl MemoryChat {
         self.write(conversation, None, Author::Own, "own", Vec::new(), false)
     }
 
+    /// Makes something else of a message that is there, without a word.
+    pub fn change(&self, id: &MessageId, into: impl FnOnce(ChatMessage) -> ChatMessage) {
+        let mut state = self.state();
+        if let Some((message, _)) = state.messages.iter_mut().find(|(message, _)| message.id == *id) {
+            *message = into(message.clone());
+        }
+    }
+
     /// Lets time pass on the platform before the next message.
     pub fn pass(&self, time: Duration) {
         self.state().clock += u64::try_from(time.as_micros()).unwrap_or(0);
@@ -417,6 +425,7 @@ fn message(
         author,
         text: text.to_owned(),
         mentions: Vec::new(),
+        channels: Vec::new(),
         mentions_self: text.contains(NAME),
         control_text: control_text(text),
         files: Vec::new(),

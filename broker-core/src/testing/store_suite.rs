@@ -151,6 +151,7 @@ fn message(key: &ThreadKey, id: &str) -> ChatMessage {
         author: Author::Person { id: PersonId::new("U1"), team: Some("T1".to_owned()) },
         text: "grüße 🦀 'quoted'; DROP TABLE inbox; \u{0}".to_owned(),
         mentions: vec![PersonId::new("U2")],
+        channels: Vec::new(),
         mentions_self: true,
         control_text: "-stop".to_owned(),
         files: vec![FileRef { id: "F1".to_owned(), name: None, media_type: None, size: Some(7), ..FileRef::default() }],

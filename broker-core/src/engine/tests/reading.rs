@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::agent::AgentAnswer;
-use crate::chat::{FileRef, Kept};
+use crate::chat::{ChatMessage, ConversationId, ConversationKey, FileRef, Kept, MentionedChannel};
 use crate::store::ContextMessage;
 use crate::testing::memory_chat::MemoryFile;
 
@@ -32,6 +32,23 @@ async fn a_bot_may_instruct_where_the_operator_lets_it() {
         let thread = house.chat.bot_says("C1", None, "B1", "build failed");
         assert_eq!(house.read(&thread).await[0].denied, !allowed);
     }
+}
+
+#[tokio::test]
+async fn channels_that_are_mentioned_by_their_ids_have_names_where_everybody_may_know_them() {
+    let house = House::new(|_| finish("hello")).await;
+    let mentions = |message: ChatMessage| {
+        let id = |id: &str| MentionedChannel { id: ConversationId::new(id), name: None };
+        let channels = (0..12).map(|n| id(&format!("C{n:02}"))).chain([id("P1")]).collect();
+        ChatMessage { channels, ..message }
+    };
+    let root = house.chat.seed("C1", None, "U1", "see <#C01>, <#C11> and <#P1>");
+    house.chat.change(&root.root, mentions);
+    let read = &house.read(&root).await[0].message;
+    let named: Vec<_> = read.channels.iter().filter_map(|channel| channel.name.as_deref()).collect();
+    assert_eq!(named, (0..10).map(|n| format!("c{n:02}")).collect::<Vec<_>>(), "as many as are looked up at once");
+    let private = ConversationKey { conversation: ConversationId::new("P1"), ..root.conversation_key() };
+    assert_eq!(house.chat.channel_name(&private).await, Ok(None));
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ pub(super) fn arrival(second: u64, text: &str, root: Option<&str>) -> Arrival {
         author: Author::Person { id: PersonId::new("U1"), team: None },
         text: text.to_owned(),
         mentions: Vec::new(),
+        channels: Vec::new(),
         mentions_self: root.is_none(),
         control_text: text.to_owned(),
         files: Vec::new(),

@@ -192,6 +192,12 @@ impl ChatTransport for MemoryChat {
         Ok(Some(conversation.conversation.as_str().to_lowercase()))
     }
 
+    async fn channel_name(&self, conversation: &ConversationKey) -> Result<Option<String>, LookupError> {
+        // What begins with a `P` is private.
+        let is_private = conversation.conversation.as_str().starts_with('P');
+        if is_private { Ok(None) } else { self.conversation_name(conversation).await }
+    }
+
     fn health(&self) -> watch::Receiver<LinkHealth> {
         self.health.subscribe()
     }
