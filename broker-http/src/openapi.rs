@@ -157,9 +157,59 @@ fn history() -> Answer {
         "has_more": {"type": "boolean"},
         "maxLimit": {"type": "integer"},
         "formattedText": {"type": "string"},
-        "messages": {"type": "array", "items": {"type": "object"}},
+        "messages": {"type": "array", "items": message()},
     });
     ("200", "The messages, oldest first.", JSON, object(fields, &[]))
+}
+
+/// A message, as [`crate::message::shown`] gives it.
+fn message() -> Value {
+    let (text, perhaps, flag) =
+        (json!({"type": "string"}), json!({"type": ["string", "null"]}), json!({"type": "boolean"}));
+    let person = |kind: Value| {
+        let fields = json!({"userId": text, "displayName": perhaps, "realName": perhaps, "username": perhaps});
+        let mut person = closed(fields, &[]);
+        person["type"] = kind;
+        person
+    };
+    let file = json!({
+        "id": text,
+        "name": perhaps,
+        "mimetype": perhaps,
+        "size": {"type": ["integer", "null"]},
+        "path": perhaps,
+        "notAvailable": perhaps,
+    });
+    let files = json!({"type": "array", "items": closed(file, &[])});
+    let optional =
+        ["author", "channel", "messageTs", "link", "service", "pretext", "title", "titleLink", "text", "image"];
+    let mut attachment: Map<String, Value> = optional.iter().map(|name| ((*name).to_owned(), text.clone())).collect();
+    attachment.insert("kind".to_owned(), json!({"type": "string", "enum": ["forwarded", "preview", "attachment"]}));
+    attachment.insert("files".to_owned(), files.clone());
+    attachment.insert("isCut".to_owned(), json!({"const": true}));
+    let left_out: Vec<&str> = optional.into_iter().chain(["files", "isCut"]).collect();
+    let fields = json!({
+        "channelId": text,
+        "channelType": text,
+        "rootThreadTs": text,
+        "messageTs": text,
+        "senderKind": {"type": ["string", "null"], "enum": ["user", "bot", "self", null]},
+        "userId": perhaps,
+        "botId": perhaps,
+        "senderUsername": perhaps,
+        "sender": person(json!(["object", "null"])),
+        "text": text,
+        "attachments": {"type": "array", "items": closed(Value::Object(attachment), &left_out)},
+        "attachmentsLeftOut": {"type": "integer"},
+        "files": files,
+        "edited": flag,
+        "deleted": flag,
+        "permalink": perhaps,
+        "mayInstruct": flag,
+        "mentionedUserIds": {"type": "array", "items": text},
+        "mentionedUsers": {"type": "array", "items": person(json!("object"))},
+    });
+    closed(fields, &[])
 }
 
 /// An answer with `ok` and these fields; which of them may be left out.

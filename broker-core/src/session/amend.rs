@@ -9,7 +9,7 @@ use crate::agent::InputId;
 use crate::chat::{ChatMessage, ChatTime, MessageId, Person};
 use crate::clock::Timestamp;
 use crate::command::Command;
-use crate::store::{InboxKind, InboxRow, InboxState, KnownMessage};
+use crate::store::{Backfill, InboxKind, InboxRow, InboxState, KnownMessage};
 
 impl SessionMachine {
     /// A message that is in the inbox was changed by its author.
@@ -77,6 +77,7 @@ impl SessionMachine {
             return;
         }
         self.withdraw(&message, known, now, draft);
+        self.delete_from_backfills(&message.id, draft);
         if let Some(row) = self.inbox.iter_mut().find(|row| row.state == InboxState::Given && is(row, &message.id)) {
             // The agent is told once it turns out to have it.
             row.message = row.message.take().map(ChatMessage::into_deleted);
@@ -85,6 +86,19 @@ impl SessionMachine {
         if settled.is_some_and(|known| known.kind == InboxKind::Message && known.state == InboxState::Delivered) {
             draft.withdrawn.push(message.id.clone());
             self.tell_deletion(message, people, now, draft);
+        }
+    }
+
+    /// What goes along with a message that waits loses what it said.
+    fn delete_from_backfills(&mut self, message: &MessageId, draft: &mut Draft) {
+        for row in self.inbox.iter_mut().filter(|row| row.state == InboxState::Queued) {
+            let Backfill::Read { messages, .. } = &mut row.backfill else { continue };
+            if let Some(known) =
+                messages.iter_mut().find(|known| known.message.id == *message && !known.message.deleted)
+            {
+                known.message = known.message.clone().into_deleted();
+                draft.row(row);
+            }
         }
     }
 

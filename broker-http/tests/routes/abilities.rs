@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_core::chat::{DeliverError, ThreadKey};
-use broker_core::testing::memory_chat::Fault;
+use broker_core::chat::{DeliverError, FileRef, ThreadKey};
+use broker_core::testing::memory_chat::{Fault, MemoryFile};
 use broker_http::{Access, Limits};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -457,6 +457,10 @@ async fn answers_are_what_the_schemas_say() {
         let (status, stands) = house.read(&format!("posts/{id}")).await;
         conforms("get", "/slack/posts/{id}", &(status, serde_json::from_str(&stands).expect("JSON")));
     }
+    let plan = FileRef { id: "F1".to_owned(), name: Some("plan.txt".to_owned()), size: Some(4), ..FileRef::default() };
+    let plan = MemoryFile { shown: plan, bytes: b"plan".to_vec(), ..MemoryFile::default() };
+    house.chat.share("C1", Some(&house.ours.root), "U-ada", "@U-bob see this", &[plan]);
     let (status, history) = house.read(&format!("thread-history?{}", house.place())).await;
+    assert!(history.contains("plan.txt"), "{history}");
     conforms("get", "/slack/thread-history", &(status, serde_json::from_str(&history).expect("JSON")));
 }

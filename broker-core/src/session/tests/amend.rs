@@ -211,3 +211,23 @@ fn a_deletion_in_doubt_outlives_a_crash() {
     assert_eq!(rig.state("s-i2"), InboxState::Cancelled);
     assert_eq!(given(&effects), ["s-i3"], "the agent goes on with the turn that was cut");
 }
+
+#[test]
+fn what_goes_along_loses_what_was_deleted_before_it_is_given() {
+    let mut rig = Rig::running();
+    rig.finish("t1", Some("done"));
+    rig.step(SessionInput::Command { arrival: arrival(102, "-new", Some("100")), command: Command::New });
+    let effects = rig.say(103, "look");
+    let wanted = effects.iter().find_map(|effect| match effect {
+        Effect::Backfill { row, .. } => Some(row.clone()),
+        _ => None,
+    });
+    let earlier = |message| ContextMessage { message, people: Vec::new(), denied: false };
+    let messages =
+        vec![earlier(arrival(50, "secret plan", Some("100")).message), earlier(arrival(100, "hello", None).message)];
+    rig.step(SessionInput::Backfilled { row: wanted.expect("a new conversation"), result: Ok((messages, false)) });
+    rig.step(SessionInput::Deleted { arrival: arrival(50, "secret plan", Some("100")), known: None });
+    let effects = rig.open(2);
+    let [text] = texts(&effects)[..] else { panic!("{effects:?}") };
+    assert!(!text.contains("secret plan") && text.contains("\"deleted\": true") && text.contains("hello"), "{text}");
+}
