@@ -58,17 +58,19 @@ pub fn clean_images(sessions_root: &Path, older: Duration) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         sessions => sessions?,
     };
-    for session in sessions {
-        let session = session?.path();
-        for image in std::fs::read_dir(&session)? {
-            let image = image?;
-            let age = image.metadata()?.modified()?.elapsed().unwrap_or_default();
-            if age >= older {
-                std::fs::remove_file(image.path())?;
+    // What is none of ours stays, and one entry that cannot be removed keeps no other.
+    for session in sessions.flatten() {
+        let images = std::fs::read_dir(session.path()).into_iter().flatten().flatten();
+        for image in images {
+            let age = image.metadata().and_then(|image| image.modified()).map(|at| at.elapsed().unwrap_or_default());
+            if age.is_ok_and(|age| age >= older)
+                && let Err(error) = std::fs::remove_file(image.path())
+            {
+                tracing::warn!(%error, "a scaled image could not be removed");
             }
         }
         // One that is not empty stays.
-        let _ = std::fs::remove_dir(&session);
+        let _ = std::fs::remove_dir(session.path());
     }
     Ok(())
 }
@@ -81,9 +83,14 @@ pub fn image_stem(message: &str, file: &FileRef) -> String {
 /// The name under which a file is kept.
 pub fn name(file: &FileRef) -> String {
     let name = file.name.as_deref().map(str::trim).filter(|name| !name.is_empty()).unwrap_or("file");
-    // The id is short with every platform; a long one must not push the name out.
-    let id = segment(&file.id);
-    format!("{}-{}", &id[..id.floor_char_boundary(64)], segment(name))
+    format!("{}-{}", id_segment(file), segment(name))
+}
+
+/// What the name begins with. The id is short with every platform; a long one must not push the name out.
+fn id_segment(file: &FileRef) -> String {
+    let mut id = segment(&file.id);
+    id.truncate(id.floor_char_boundary(64));
+    id
 }
 
 /// The name of what is not complete: no complete file's begins with a dot.
@@ -140,6 +147,22 @@ impl Folder {
         let found = File::from(rustix::fs::openat(&self.0, name(file), flags, Mode::empty()).ok()?);
         let metadata = found.metadata().ok()?;
         (metadata.is_file() && metadata.len() == size).then_some(found)
+    }
+
+    /// What is known of a file that the platform shows by its id alone, when it stands here: what is not complete has no such name.
+    pub fn by_id(&self, file: &FileRef) -> Option<FileRef> {
+        if file.size.is_some() {
+            return None;
+        }
+        let prefix = format!("{}-", id_segment(file));
+        let entries = rustix::fs::Dir::read_from(&self.0).ok()?.take(MAX_LOOKED_AT).flatten();
+        let mut names =
+            entries.filter_map(|entry| Some(entry.file_name().to_str().ok()?.strip_prefix(&prefix)?.to_owned()));
+        let found = names.next()?;
+        let stat = rustix::fs::statat(&self.0, format!("{prefix}{found}"), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let size = is_file.then_some(u64::try_from(stat.st_size).ok()).flatten()?;
+        Some(FileRef { name: Some(found), size: Some(size), ..file.clone() })
     }
 
     /// Begins to write a file, readable by nobody else, under a name that is made of `unique` and that no complete file has.
@@ -299,6 +322,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_known_by_its_id_alone_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::open(root.path(), "1.1").unwrap();
+        let stub = |id: &str| FileRef { id: id.to_owned(), ..FileRef::default() };
+        let whole = file("F1", "the plan.txt", 4);
+        drop(folder.begin("F1-half").unwrap());
+        assert_eq!(folder.by_id(&stub("F1")), None, "what is not complete");
+        write(&folder, &whole, b"plan");
+        let found = folder.by_id(&stub("F1")).expect("it is there");
+        assert_eq!((path("1.1", &found), found.size), (path("1.1", &whole), Some(4)));
+        assert!(folder.complete(&found).is_some());
+        assert_eq!((folder.by_id(&stub("F")), folder.by_id(&whole)), (None, None));
+        symlink("/etc/passwd", root.path().join(path("1.1", &file("F2", "a", 0)))).unwrap();
+        assert_eq!(folder.by_id(&stub("F2")), None, "a link is none");
+    }
+
+    #[test]
     fn scaled_images_do_not_stay_for_ever() {
         let root = tempfile::tempdir().unwrap();
         clean_images(root.path(), Duration::ZERO).unwrap();
@@ -306,6 +346,9 @@ mod tests {
         for folder in [&old, &both] {
             std::fs::create_dir_all(folder).unwrap();
         }
+        // Something that is nobody's image, beside the folders and in one.
+        std::fs::create_dir(both.join("folder")).unwrap();
+        std::fs::write(old.with_file_name("stray"), "x").unwrap();
         for path in [old.join("1.png"), old.join("2.part"), both.join("1.png"), both.join("new.png")] {
             let file = File::create(&path).unwrap();
             if !path.ends_with("new.png") {
@@ -313,8 +356,9 @@ mod tests {
             }
         }
         clean_images(root.path(), Duration::from_secs(50)).unwrap();
-        let left: Vec<_> = std::fs::read_dir(&both).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!((old.exists(), left), (false, vec!["new.png".into()]));
+        let mut left: Vec<_> = std::fs::read_dir(&both).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!((old.exists(), left), (false, vec!["folder".into(), "new.png".into()]));
     }
 
     #[test]

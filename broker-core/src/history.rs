@@ -151,7 +151,7 @@ pub async fn latest_before(
         Until::Before(end) => (end, end),
         Until::Newest { now } => (ChatTime::MAX, now),
     };
-    let mut search = Search { root, low: root, below: Vec::new(), end, above: Vec::new() };
+    let mut search = Search { root, low: root, below: Vec::new(), whole_below: true, end, above: Vec::new() };
     let mut window = FIRST_WINDOW;
     let mut from_below = false;
     for _ in 0..MAX_PAGES {
@@ -162,7 +162,7 @@ pub async fn latest_before(
         let last = page.messages.last().map(|message| message.at);
         page.messages.retain(|message| own || message.author != Author::Own);
         if page.next.is_some() {
-            search.reached(last, page.messages);
+            search.reached(start, last, page.messages);
             from_below = !from_below;
             window = span / 8;
         } else {
@@ -185,6 +185,8 @@ struct Search {
     /// `below` holds the messages that end just before this moment.
     low: ChatTime,
     below: Vec<ChatMessage>,
+    /// Whether `below` holds all messages from the root on.
+    whole_below: bool,
     /// `above` holds all messages from this moment on.
     end: ChatTime,
     above: Vec<ChatMessage>,
@@ -192,8 +194,9 @@ struct Search {
 
 impl Search {
     /// A page that did not reach `end`, and when the last of all its messages was written.
-    fn reached(&mut self, last: Option<ChatTime>, messages: Vec<ChatMessage>) {
+    fn reached(&mut self, start: ChatTime, last: Option<ChatTime>, messages: Vec<ChatMessage>) {
         if let Some(last) = last {
+            self.whole_below = start <= self.root;
             self.low = last.plus_one();
             self.below = messages;
         }
@@ -211,7 +214,9 @@ impl Search {
         messages.extend(self.above);
         let older = messages.len().saturating_sub(limit);
         messages.drain(..older);
-        let has_more = older > 0 || self.end > self.root;
+        // Where the two met, what is below reaches down to the root if it began there.
+        let is_all = self.end <= self.root || (self.end == self.low && self.whole_below);
+        let has_more = older > 0 || !is_all;
         Latest { messages, has_more }
     }
 }
@@ -275,6 +280,22 @@ mod tests {
             assert_eq!((found.messages.len(), found.has_more), (limit, has_more), "{limit} {own}");
             assert_eq!(found.messages.last().unwrap().text, "reply 7");
         }
+    }
+
+    #[tokio::test]
+    async fn pages_of_the_brokers_own_are_not_more() {
+        let chat = MemoryChat::new();
+        let thread = chat.seed("C1", None, "U1", "root");
+        for n in 0..256 {
+            chat.pass(Duration::from_secs(1));
+            let id = chat.seed_reply(&thread, "U2", &format!("reply {n}"));
+            if n < 250 {
+                chat.change(&id, |message| ChatMessage { author: Author::Own, ..message });
+            }
+        }
+        let now = chat.time_of(&thread.root).unwrap();
+        let found = latest_before(&chat, &thread, Until::Newest { now }, 50, false).await.unwrap();
+        assert_eq!((found.messages.len(), found.has_more), (7, false));
     }
 
     #[tokio::test]

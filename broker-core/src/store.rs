@@ -319,7 +319,7 @@ pub struct ActiveSession {
 }
 
 /// A message that is in the inbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownMessage {
     /// As what.
     pub kind: InboxKind,
@@ -327,6 +327,8 @@ pub struct KnownMessage {
     pub state: InboxState,
     /// Whether it was deleted.
     pub withdrawn: bool,
+    /// The agent's conversation that it was given to.
+    pub given_to: Option<AgentThreadId>,
 }
 
 /// A search for missed messages looks at what was written up to so long before the moment up to which a thread is known to

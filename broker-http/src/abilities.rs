@@ -97,8 +97,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 
 /// What is asked for, whatever order and form its fields came in.
 fn fingerprint(route: &Route, arguments: &Map<String, Value>, content: Option<&Content>) -> Fingerprint {
-    // Fields are kept in the order of their names.
-    let fields = Value::Object(arguments.clone()).to_string();
+    // In the order of their names, without those that are as good as left out.
+    let is_said = |value: &Value| !value.is_null() && value.as_str().is_none_or(|text| !text.trim().is_empty());
+    let said = arguments.iter().filter(|(_, value)| is_said(value));
+    let fields = Value::Object(said.map(|(name, value)| (name.clone(), value.clone())).collect()).to_string();
     let digest = content.map(|content| content.digest.as_slice()).unwrap_or_default();
     Fingerprint::of(&[route.path().as_bytes(), fields.as_bytes(), digest])
 }

@@ -2,10 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+
+/// How long a connection that has to go is waited for before another one is chosen.
+const EVICT_AGAIN: Duration = Duration::from_millis(100);
 
 /// One connection.
 #[derive(Debug)]
@@ -86,10 +90,13 @@ impl Seats {
     pub(crate) async fn take(&self) -> Option<(Arc<Seat>, OwnedSemaphorePermit)> {
         let permit = match Arc::clone(&self.free).try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => {
+            Err(_) => loop {
                 self.evict();
-                Arc::clone(&self.free).acquire_owned().await.ok()?
-            }
+                // The one that was chosen may have been asked for something at that moment: then it is another's turn.
+                if let Ok(free) = timeout(EVICT_AGAIN, Arc::clone(&self.free).acquire_owned()).await {
+                    break free.ok()?;
+                }
+            },
         };
         let seat = Arc::new(Seat::new());
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,6 +137,22 @@ mod tests {
         });
         second.gone().await;
         assert!([first, active, third].iter().all(|seat| !seat.gone.is_cancelled()));
+        drop((second, two));
+        assert!(more.await.expect("no panic"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_asked_for_something_at_that_moment_stays_and_another_goes() {
+        let seats = Arc::new(Seats::new(2));
+        let (first, _one) = seats.take().await.expect("a seat");
+        let (second, two) = seats.take().await.expect("a seat");
+        let more = tokio::spawn({
+            let seats = Arc::clone(&seats);
+            async move { seats.take().await.is_some() }
+        });
+        first.gone().await;
+        let _busy = first.busy();
+        second.gone().await;
         drop((second, two));
         assert!(more.await.expect("no panic"));
     }

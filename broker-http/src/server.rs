@@ -252,12 +252,12 @@ async fn connection(
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let rest = tokio::select! {
+    let (rest, chosen) = tokio::select! {
         ended = connection.as_mut() => return ended,
         // What came after it was chosen is answered.
-        () = seat.gone() => if seat.is_busy() { limits.longest() } else { return Ok(()) },
-        () = tokio::time::sleep(limits.connection) => limits.longest(),
-        () = stop.cancelled() => limits.stop,
+        () = seat.gone() => if seat.is_busy() { (limits.longest(), true) } else { return Ok(()) },
+        () = tokio::time::sleep(limits.connection) => (limits.longest(), false),
+        () = stop.cancelled() => (limits.stop, false),
     };
     // What is being answered may be finished, nothing new is begun. Its place may be needed and the server may stop meanwhile.
     connection.as_mut().graceful_shutdown();
@@ -265,15 +265,9 @@ async fn connection(
         stop.cancelled().await;
         tokio::time::sleep(limits.stop).await;
     };
-    let chosen = async {
-        seat.gone().await;
-        if seat.is_busy() {
-            std::future::pending::<()>().await;
-        }
-    };
     tokio::select! {
         ended = connection => ended,
-        () = chosen => Ok(()),
+        () = seat.gone(), if !chosen => Ok(()),
         () = stopped => Ok(()),
         () = tokio::time::sleep(rest) => Ok(()),
     }

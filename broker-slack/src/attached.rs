@@ -49,18 +49,30 @@ pub(crate) fn of(message: &Value) -> Attachments {
     all
 }
 
-fn texts(attachment: &mut Attachment) -> impl Iterator<Item = &mut String> {
+/// The texts of an attachment, and whether each is an address, of which a piece leads nowhere.
+fn texts(attachment: &mut Attachment) -> impl Iterator<Item = (&mut Option<String>, bool)> {
     let Attachment { author, channel, link, service, pretext, title, title_link, text, image, .. } = attachment;
-    [author, channel, link, service, pretext, title, title_link, image, text].into_iter().flatten()
+    let texts = [author, channel, service, pretext, title, text].map(|text| (text, false));
+    [link, title_link, image].map(|address| (address, true)).into_iter().chain(texts)
 }
 
 /// Cuts what is longer than the room that is left.
 fn fit(attachment: &mut Attachment, room: &mut usize) {
     let mut is_cut = false;
-    for text in texts(attachment) {
-        is_cut |= text.len() > *room;
-        text.truncate(text.floor_char_boundary(*room));
-        *room = if is_cut { 0 } else { *room - text.len() };
+    for (place, is_address) in texts(attachment) {
+        let Some(text) = place else { continue };
+        if text.len() <= *room {
+            *room -= text.len();
+            continue;
+        }
+        is_cut = true;
+        text.truncate(if is_address { 0 } else { text.floor_char_boundary(*room) });
+        *room -= text.len();
+        if text.is_empty() {
+            *place = None;
+        } else {
+            *room = 0;
+        }
     }
     attachment.is_cut |= is_cut;
 }
@@ -102,7 +114,7 @@ fn one(attachment: &Value) -> Option<Attachment> {
     if said.iter().all(|part| part.is_none()) && read.files.is_empty() {
         read.text = written("fallback");
     }
-    let says_something = texts(&mut read).next().is_some() || !read.files.is_empty();
+    let says_something = texts(&mut read).any(|(text, _)| text.is_some()) || !read.files.is_empty();
     says_something.then_some(read)
 }
 
@@ -203,6 +215,13 @@ mod tests {
         let cut: Vec<bool> = read.iter().map(|attachment| attachment.is_cut).collect();
         assert_eq!(cut.iter().rposition(|cut| !cut), Some(read.len() - 2), "the last one alone");
         assert_eq!(left_out, 100 - read.len());
+        // What is left out is not there, and an address is whole or none.
+        let long = json!({"title": "t", "title_link": format!("https://x/{}", "é".repeat(MAX_TEXT)), "text": "x".repeat(MAX_TEXT),
+                          "footer": "f", "image_url": "https://i"});
+        let Attachments { read, .. } = of(&json!({"attachments": [long, {"text": "more"}]}));
+        let [only] = &read[..] else { panic!("{read:?}") };
+        assert_eq!((&only.title_link, only.image.as_deref(), only.is_cut), (&None, Some("https://i"), true));
+        assert!(texts(&mut only.clone()).all(|(text, _)| text.as_ref().is_none_or(|text| !text.is_empty())));
         let short: Vec<Value> = (0..30).map(|n| json!({"text": format!("{n}")})).collect();
         let Attachments { read, left_out } = of(&json!({"attachments": short}));
         assert_eq!((read.len(), left_out), (MAX_ATTACHMENTS, 10));

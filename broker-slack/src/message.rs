@@ -146,7 +146,8 @@ fn body(message: &Value, author: &Author, attached: &mut Attachments) -> String 
             |attachment: &Attachment| attachment.kind == AttachmentKind::Attachment && attachment.files.is_empty();
         let (own, others) = std::mem::take(&mut attached.read).into_iter().partition::<Vec<_>, _>(is_own);
         attached.read = others;
-        return attached::as_text(&own);
+        let mark = if own.iter().any(|attachment| attachment.is_cut) { CUT } else { "" };
+        return attached::as_text(&own) + mark;
     }
     if written.trim().is_empty() {
         return blocks;

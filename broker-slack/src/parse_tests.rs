@@ -299,6 +299,16 @@ fn one_odd_field_never_costs_a_message() {
 }
 
 #[test]
+fn what_a_bot_says_in_an_attachment_that_is_too_long_is_marked() {
+    let long = "x".repeat(100_000);
+    let event = format!(
+        r#"{{"type":"message","subtype":"bot_message","channel":"C1","bot_id":"B2","ts":"1700000000.000100","attachments":[{{"text":"{long}"}}]}}"#
+    );
+    let found = message(&event);
+    assert!(found.text.len() < 70_000 && found.text.ends_with("… (cut)"), "{}", found.text.len());
+}
+
+#[test]
 fn kinds_of_conversation() {
     for (fields, kind) in [
         (r#""channel":"D1","channel_type":"im""#, ConversationKind::Direct),

@@ -16,8 +16,7 @@ pub(crate) const PARKED: &str = "SELECT id, kind, state, place, message, notice,
      FROM inbox WHERE session = ?1 AND state = 'parked' AND kind = 'message' ORDER BY place DESC, id DESC LIMIT ?2";
 pub(crate) const NEWEST_GIVEN: &str =
     "SELECT max(place) FROM inbox WHERE session = ?1 AND given_to IS NOT NULL AND kind = 'message'";
-pub(crate) const KNOWN: &str =
-    "SELECT kind, state, withdrawn FROM inbox WHERE installation = ?1 AND conversation = ?2 AND message_id = ?3";
+pub(crate) const KNOWN: &str = "SELECT kind, state, withdrawn, given_to FROM inbox WHERE installation = ?1 AND conversation = ?2 AND message_id = ?3";
 pub(crate) const WITHDRAW: &str =
     "UPDATE inbox SET withdrawn = 1 WHERE installation = ?1 AND conversation = ?2 AND message_id = ?3";
 
@@ -126,6 +125,7 @@ pub(crate) fn known(
             kind: sql::named(row, "kind")?,
             state: sql::named(row, "state")?,
             withdrawn: row.get("withdrawn")?,
+            given_to: sql::known(row, "given_to", AgentThreadId::new)?,
         })
     })
 }

@@ -149,7 +149,12 @@ impl Door {
         before: Option<&MessageId>,
         limit: Option<usize>,
     ) -> Result<Earlier, EarlierError> {
-        let limit = limit.unwrap_or(self.shared.around.initial_history).min(self.history_limit());
+        let usual = match self.shared.around.initial_history {
+            // That none go along by themselves does not mean that whoever asks wants none.
+            0 => self.history_limit(),
+            usual => usual,
+        };
+        let limit = limit.unwrap_or(usual).min(self.history_limit());
         let (mut messages, has_more) = effects::read_earlier(&self.shared, thread, before, limit).await?;
         let Ok(Some(session)) = self.session(thread).await else {
             return Ok(Earlier { messages, has_more, workspace: None });

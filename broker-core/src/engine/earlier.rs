@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Shared;
 use super::files::SessionFiles;
 use crate::attachments::{self, Folder};
 use crate::chat::{ChatMessage, FileRef, Kept, MessageId};
+use crate::session::TOOL_ANSWER_LIMIT;
 use crate::store::ContextMessage;
 use crate::workspace::Workspaces;
 
@@ -15,8 +18,8 @@ use crate::workspace::Workspaces;
 const MAX_LOOKED_FOR: usize = 1000;
 /// Files of one look that are fetched; the newest.
 const MAX_FETCHED: usize = 20;
-/// How long the answer waits for them.
-const LIMIT: Duration = Duration::from_secs(15);
+/// How long after the question the answer waits for them: it has to come within [`TOOL_ANSWER_LIMIT`].
+const PATIENCE: Duration = TOOL_ANSWER_LIMIT.saturating_sub(Duration::from_secs(2));
 
 /// Files that are not in the workspace, each with the message that it hangs on.
 type Absent = Vec<(MessageId, FileRef)>;
@@ -35,6 +38,7 @@ pub(super) async fn fetch_files(
     files: &SessionFiles,
     workspace: &Path,
     messages: &mut [ContextMessage],
+    asked: Instant,
 ) {
     let mut wanted = absent(shared, workspace, messages).await;
     let others = wanted.split_off(wanted.len().min(MAX_FETCHED));
@@ -42,7 +46,7 @@ pub(super) async fn fetch_files(
     let others = others
         .into_iter()
         .map(|(message, file)| (message, FileRef { kept: Some(Kept::Missing { reason: reason.clone() }), ..file }));
-    let fetched = files.fetch_plainly(shared, workspace, wanted, LIMIT).await;
+    let fetched = files.fetch_earlier(shared, workspace, wanted, asked + PATIENCE).await;
     for (message, file) in fetched.into_iter().chain(others) {
         settle(messages, &message, file);
     }
@@ -60,18 +64,27 @@ async fn absent(shared: &Shared, workspace: &Path, messages: &mut [ContextMessag
     }
     let workspace = workspace.to_owned();
     let look = move || {
-        let is_there = |message: &MessageId, file: &FileRef| {
-            Folder::find(&workspace, message.as_str()).is_ok_and(|folder| folder.complete(file).is_some())
+        let standing = |message: &MessageId, file: &FileRef| {
+            let folder = Folder::find(&workspace, message.as_str()).ok()?;
+            let file = folder.by_id(file).unwrap_or_else(|| file.clone());
+            folder.complete(&file).map(|_| file)
         };
-        wanted.into_iter().enumerate().partition(|(n, (message, file))| *n < MAX_LOOKED_FOR && is_there(message, file))
+        let (mut there, mut absent) = (Vec::new(), Vec::new());
+        for (n, (message, file)) in wanted.into_iter().enumerate() {
+            match (n < MAX_LOOKED_FOR).then(|| standing(&message, &file)).flatten() {
+                Some(file) => there.push((message, file)),
+                None => absent.push((message, file)),
+            }
+        }
+        (there, absent)
     };
-    let (there, absent): (Vec<_>, Vec<_>) = tokio::task::spawn_blocking(look).await.unwrap_or_default();
-    for (_, (message, file)) in there {
+    let (there, absent) = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+    for (message, file) in there {
         let path = attachments::path(message.as_str(), &file);
         let kept = Some(Kept::Here { path, image: None, remark: None });
         settle(messages, &message, FileRef { kept, ..file });
     }
-    absent.into_iter().map(|(_, absent)| absent).collect()
+    absent
 }
 
 /// Notes what became of a file.

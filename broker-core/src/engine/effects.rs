@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::door::AskError;
 use super::files::SessionFiles;
@@ -354,9 +355,10 @@ impl Hands {
     fn answer_history(&self, request: RequestId, before: Option<MessageId>, limit: usize, workspace: PathBuf) {
         let (shared, key, files) = (Arc::clone(&self.shared), self.key.clone(), self.files.clone());
         self.shared.tasks.spawn(async move {
+            let asked = Instant::now();
             let answer = match read_earlier(&shared, &key, before.as_ref(), limit).await {
                 Ok((mut messages, has_more)) => {
-                    earlier::fetch_files(&shared, &files, &workspace, &mut messages).await;
+                    earlier::fetch_files(&shared, &files, &workspace, &mut messages, asked).await;
                     let text = prompt::history(&messages, has_more, Some(&workspace));
                     AgentAnswer::Tool { success: true, text }
                 }

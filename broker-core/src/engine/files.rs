@@ -1,6 +1,6 @@
 //! The files of messages, on their way into the session's folder.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
@@ -26,6 +26,8 @@ use crate::workspace;
 const LIMIT: Duration = Duration::from_secs(180);
 /// So much longer it waits for images to be scaled: those that are not by then are given by their path alone.
 const PICTURES_LIMIT: Duration = Duration::from_secs(60);
+/// So large a file is taken to be whose size is not told, in bytes.
+const UNKNOWN_SIZE: u64 = 100 * 1024 * 1024;
 /// Scaled images are kept for so long: the agent has seen them long before. One that is gone when a message is given after all
 /// is given by the path of its original.
 const IMAGES_KEPT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -33,6 +35,10 @@ const IMAGES_KEPT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const AT_ONCE: usize = 32;
 /// Files of one session that are fetched at once.
 const AT_ONCE_HERE: usize = 3;
+/// Files of earlier messages of one session that are fetched, or wait for that.
+const MAX_EARLIER: usize = 64;
+/// What is said of a file that takes longer than an answer.
+const STILL: &str = "it is still being fetched; ask again in a moment";
 /// A file that could not be fetched for now is tried this often.
 const TRIES: u32 = 3;
 /// The wait before another try; twice as long before the third.
@@ -80,11 +86,27 @@ impl Drop for Coming<'_> {
 
 /// The fetching of one session.
 #[derive(Clone)]
-pub(super) struct SessionFiles(Arc<Semaphore>);
+pub(super) struct SessionFiles {
+    here: Arc<Semaphore>,
+    /// The files of earlier messages that are being fetched, or wait for their turn: at most [`MAX_EARLIER`].
+    earlier: Arc<Mutex<BTreeSet<(MessageId, String)>>>,
+}
 
 impl Default for SessionFiles {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(AT_ONCE_HERE)))
+        Self { here: Arc::new(Semaphore::new(AT_ONCE_HERE)), earlier: Arc::default() }
+    }
+}
+
+/// A file of an earlier message that is being fetched, for as long as it is.
+struct Earlier {
+    all: Arc<Mutex<BTreeSet<(MessageId, String)>>>,
+    file: (MessageId, String),
+}
+
+impl Drop for Earlier {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.file);
     }
 }
 
@@ -98,7 +120,7 @@ impl SessionFiles {
         row: InputId,
         files: Vec<(MessageId, FileRef)>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let (here, letters, task) = (Arc::clone(&self.0), letters.clone(), Arc::clone(shared));
+        let (here, letters, task) = (Arc::clone(&self.here), letters.clone(), Arc::clone(shared));
         async move {
             let fetching =
                 Fetching { shared: &task, here: &here, workspace: &workspace, until: Instant::now() + LIMIT };
@@ -119,32 +141,87 @@ impl SessionFiles {
 }
 
 impl SessionFiles {
-    /// Fetches files for somebody who waits for them, no image among them scaled: what comes back says what became of each.
-    pub(super) async fn fetch_plainly(
+    /// Leaves no place to anybody.
+    #[cfg(test)]
+    pub(super) async fn take_all(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.here.acquire_many(AT_ONCE_HERE as u32).await.expect("it is never closed")
+    }
+
+    /// Fetches files of earlier messages for somebody who waits for them until then; no image among them is scaled. What comes
+    /// back says what became of each. What takes longer goes on, and is found by the next look.
+    pub(super) async fn fetch_earlier(
         &self,
         shared: &Arc<Shared>,
         workspace: &Path,
         files: Vec<(MessageId, FileRef)>,
-        limit: Duration,
+        until: Instant,
     ) -> Vec<(MessageId, FileRef)> {
-        let fetching = Fetching { shared, here: &self.0, workspace, until: Instant::now() + limit };
-        let kept = files.into_iter().map(|(message, file)| async {
-            let (file, kept) = match timeout_at(fetching.until, fetching.fetched(&message, &file)).await {
-                Ok(Ok((file, _))) => {
-                    let path = attachments::path(message.as_str(), &file);
-                    (file, Kept::Here { path, image: None, remark: None })
-                }
-                Ok(Err(reason)) => (file, Kept::Missing { reason }),
-                Err(_) => (file, Kept::Missing { reason: not_in_time(limit) }),
-            };
-            (message, FileRef { kept: Some(kept), ..file })
+        let kept = files.into_iter().map(|(message, file)| {
+            let begun = self.begin_earlier(shared, workspace, &message, &file);
+            async move {
+                let fetched = match begun {
+                    Ok(fetched) => timeout_at(until, fetched).await.map(|told| told.unwrap_or_else(|_| still())),
+                    Err(reason) => Ok(Err(reason.to_owned())),
+                };
+                let (file, kept) = match fetched.unwrap_or_else(|_| still()) {
+                    Ok(file) => {
+                        let path = attachments::path(message.as_str(), &file);
+                        (file, Kept::Here { path, image: None, remark: None })
+                    }
+                    Err(reason) => (file, Kept::Missing { reason }),
+                };
+                (message, FileRef { kept: Some(kept), ..file })
+            }
         });
         join_all(kept).await
     }
+
+    /// Begins to fetch a file, unless that was begun already.
+    fn begin_earlier(
+        &self,
+        shared: &Arc<Shared>,
+        workspace: &Path,
+        message: &MessageId,
+        file: &FileRef,
+    ) -> Result<oneshot::Receiver<Result<FileRef, String>>, &'static str> {
+        let under_way = {
+            let mut all = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = (message.clone(), file.id.clone());
+            if all.contains(&key) {
+                return Err(STILL);
+            }
+            if all.len() == MAX_EARLIER {
+                return Err("too many files are being fetched; ask again in a moment");
+            }
+            all.insert(key.clone());
+            Earlier { all: Arc::clone(&self.earlier), file: key }
+        };
+        let (tell, told) = oneshot::channel();
+        let (task, here, workspace) = (Arc::clone(shared), Arc::clone(&self.here), workspace.to_owned());
+        let (message, file) = (message.clone(), file.clone());
+        shared.tasks.spawn(async move {
+            let _under_way = under_way;
+            let fetching =
+                Fetching { shared: &task, here: &here, workspace: &workspace, until: Instant::now() + LIMIT };
+            let fetched = tokio::select! {
+                biased;
+                // What was begun is removed, and asked for again.
+                () = task.ending.cancelled() => return,
+                fetched = timeout_at(fetching.until, fetching.fetched(&message, &file)) => fetched,
+            };
+            // Whoever waited may have been answered.
+            let _ = tell.send(fetched.unwrap_or_else(|_| Err(late())).map(|(file, _)| file));
+        });
+        Ok(told)
+    }
 }
 
-fn not_in_time(limit: Duration) -> String {
-    format!("it was not there within {} s", limit.as_secs())
+fn still<T>() -> Result<T, String> {
+    Err(STILL.to_owned())
+}
+
+fn late() -> String {
+    format!("it was not there within {} s", LIMIT.as_secs())
 }
 
 /// The fetching of one message's files.
@@ -159,8 +236,7 @@ impl Fetching<'_> {
     /// Fetches a file, and scales it if it is an image. What comes back says what became of it.
     async fn keep(&self, message: &MessageId, file: FileRef) -> FileRef {
         let fetched = timeout_at(self.until, self.fetched(message, &file)).await;
-        let late = || Err(not_in_time(LIMIT));
-        let (file, kept) = match fetched.unwrap_or_else(|_| late()) {
+        let (file, kept) = match fetched.unwrap_or_else(|_| Err(late())) {
             Err(reason) => {
                 tracing::warn!(%message, file = file.id, reason, "a file of a message could not be fetched");
                 (file, Kept::Missing { reason })
@@ -187,17 +263,19 @@ impl Fetching<'_> {
         let open = move || {
             let folder = Folder::open(&place, id.as_str())?;
             folder.clean(|unique| task.files.in_use().contains(unique))?;
-            let found = folder.complete(&wanted);
+            let wanted = folder.by_id(&wanted).unwrap_or(wanted);
+            let found = folder.complete(&wanted).map(|found| (wanted, found));
             let free = outgoing::free_bytes(&place).unwrap_or(u64::MAX);
             Ok((Arc::new(folder), found, free))
         };
         let (folder, found, free) = blocking(open).await.map_err(|error| not_written(&error))?;
         if let Some(found) = found {
-            return Ok((file.clone(), found));
+            return Ok(found);
         }
         // More than that is not written of any file; one that says that it is larger is refused for that.
         let most = shared.settings.file_max_bytes;
-        let Some(_coming) = shared.files.reserve(file.size.unwrap_or(most).min(most), free) else {
+        let bytes = file.size.unwrap_or(UNKNOWN_SIZE).min(most);
+        let Some(_coming) = shared.files.reserve(bytes, free) else {
             return Err("the broker's disk has no room for it; tell a person".to_owned());
         };
         let mut attempt = 1;

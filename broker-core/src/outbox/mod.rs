@@ -26,7 +26,9 @@ pub const GIVE_UP_AFTER: Duration = Duration::from_secs(30 * 60);
 /// A file that nobody has seen is tried this often before it is given up, and for [`GIVE_UP_AFTER`] at the least. A platform that
 /// says when it wants to be asked again has not failed.
 pub const MAX_UPLOADS: u32 = 40;
-/// After so long it is given up however few tries that were: what follows it in the thread waits.
+/// After [`LONGEST_UPLOADING`] so many tries are enough.
+const MIN_UPLOADS: u32 = 3;
+/// After so long a file is given up that takes hours each time: what follows it in the thread waits.
 pub const LONGEST_UPLOADING: Duration = Duration::from_secs(6 * 60 * 60);
 /// The longest wait between two tries.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -112,11 +114,14 @@ pub fn uploaded(part: &PartRow, result: &Result<Receipt, DeliverError>, now: Tim
                 row.look_ups = part.look_ups;
             }
             let tried = now.since(first);
-            if (row.look_ups >= MAX_UPLOADS && tried >= GIVE_UP_AFTER) || tried >= LONGEST_UPLOADING {
+            let failed = |tries, after| row.look_ups >= tries && tried >= after;
+            if failed(MAX_UPLOADS, GIVE_UP_AFTER) || failed(MIN_UPLOADS, LONGEST_UPLOADING) {
                 row.state = PartState::Refused;
             }
         }
         (Err(_), _) => {
+            // An account that is refused says nothing of the file, however long that lasts.
+            row.first_attempt_at = None;
             // No attempt to post was made that could be taken back.
             row.attempts += 1;
             return sent(&row, result, now);

@@ -31,7 +31,7 @@ pub(super) struct Attached<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    files: Vec<File<'a>>,
+    pub(super) files: Vec<File<'a>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_cut: bool,
 }

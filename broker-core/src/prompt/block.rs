@@ -175,6 +175,14 @@ impl<'a> Shown<'a> {
         self.text_is_cut |= self.files.len() > FEW || self.attachments.len() > FEW;
         self.files.truncate(FEW);
         self.attachments.truncate(FEW);
+        // Those of forwarded messages count like its own.
+        let mut room = FEW - self.files.len();
+        for attachment in &mut self.attachments {
+            attachment.is_cut |= attachment.files.len() > room;
+            self.text_is_cut |= attachment.is_cut;
+            attachment.files.truncate(room);
+            room -= attachment.files.len();
+        }
         self
     }
 

@@ -280,11 +280,27 @@ fn files_of_what_goes_along_do_not_make_a_prompt_too_long() {
         kept: Some(Kept::Missing { reason: "r".repeat(300) }),
         ..FileRef::default()
     };
+    let forwarded = |n: usize| Attachment {
+        kind: AttachmentKind::Forwarded,
+        text: Some("t".repeat(300)),
+        files: (100..100 + n).map(file).collect(),
+        ..Attachment::default()
+    };
     let with_files = |id: &str| {
         let mut known = earlier(id, "screens");
         known.message.files = (0..100).map(file).collect();
+        known.message.attached = (0..20).map(|_| forwarded(20)).collect();
         known
     };
+    let all_forwarded: Vec<_> = (0..50)
+        .map(|n| {
+            let mut known = earlier(&format!("1.{n}"), "look");
+            known.message.attached = (0..5).map(|_| forwarded(10)).collect();
+            known
+        })
+        .collect();
+    let text = history(&all_forwarded, false, Some(Path::new("/data/workspace")));
+    assert!(text.chars().count() <= 60_000 && text.contains("There are older ones") && text.contains("\"1.49\""));
     let mut row = row(chat("1700000009.000100", "what is wrong there?"));
     row.backfill =
         Backfill::Read { messages: (0..50).map(|n| with_files(&format!("1.{n}"))).collect(), has_more: false };

@@ -33,7 +33,7 @@ impl SessionMachine {
             return;
         }
         let open = self.inbox.iter().position(|row| is(row, &id));
-        let mut told = known.state == InboxState::Delivered && known.kind == InboxKind::Message;
+        let mut told = self.is_with_agent(&known);
         if let Some(index) = open {
             let row = &mut self.inbox[index];
             // What may be with the agent already is told as a change too; it is given as it is now should it have to be
@@ -72,8 +72,8 @@ impl SessionMachine {
     pub(super) fn deleted(&mut self, arrival: Arrival, known: Option<KnownMessage>, now: Timestamp, draft: &mut Draft) {
         draft.read.extend(arrival.journal);
         let Arrival { message, people, .. } = arrival;
-        let settled = known.filter(|known| !known.state.is_open());
-        if settled.is_some_and(|known| known.withdrawn) {
+        let settled = known.clone().filter(|known| !known.state.is_open());
+        if settled.as_ref().is_some_and(|known| known.withdrawn) {
             return;
         }
         self.withdraw(&message, known, now, draft);
@@ -83,10 +83,21 @@ impl SessionMachine {
             row.message = row.message.take().map(ChatMessage::into_deleted);
             draft.row(row);
         }
-        if settled.is_some_and(|known| known.kind == InboxKind::Message && known.state == InboxState::Delivered) {
+        if let Some(known) = settled.filter(|known| known.kind == InboxKind::Message) {
             draft.withdrawn.push(message.id.clone());
-            self.tell_deletion(message, people, now, draft);
+            if self.is_with_agent(&known) {
+                self.tell_deletion(message, people, now, draft);
+            }
         }
+    }
+
+    /// Whether the conversation that the agent is in has the message. One that was given up is told nothing any more, and the one
+    /// after it has never heard of it.
+    fn is_with_agent(&self, known: &KnownMessage) -> bool {
+        known.kind == InboxKind::Message
+            && known.state == InboxState::Delivered
+            && known.given_to.is_some()
+            && known.given_to == self.record.agent_thread
     }
 
     /// What goes along with a message that waits loses what it said.

@@ -157,14 +157,17 @@ impl SessionMachine {
         let context: Vec<InputId> =
             self.context_of(index).filter(went_along).map(|index| self.inbox[index].id.clone()).collect();
         self.inbox[index].turn = Some(turn.clone());
+        // It was taken back for the broker's sake (it became a command), and the agent has it after all.
+        let deleted = self.inbox[index].message.as_ref().is_some_and(|message| message.deleted);
+        self.inbox[index].withdrawn &= deleted;
         let row = self.close(index, InboxState::Delivered, draft);
         for id in context {
             if let Some(index) = self.inbox.iter().position(|row| row.id == id) {
                 self.close(index, InboxState::Delivered, draft);
             }
         }
-        let deleted = row.message.as_ref().filter(|message| message.deleted && row.kind == InboxKind::Message);
-        if let Some(message) = deleted {
+        let here = row.kind == InboxKind::Message && row.given_to == self.record.agent_thread;
+        if let Some(message) = row.message.as_ref().filter(|_| deleted && here) {
             self.tell_deletion(message.clone(), row.people.clone(), now, draft);
         }
         row

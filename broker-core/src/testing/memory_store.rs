@@ -312,7 +312,12 @@ impl StateStore for MemoryStore {
         let state = self.state();
         let id = state.messages.get(&(conversation.clone(), message.clone()));
         let row = id.and_then(|id| state.inbox.get(id));
-        Ok(row.map(|row| KnownMessage { kind: row.kind, state: row.state, withdrawn: row.withdrawn }))
+        Ok(row.map(|row| KnownMessage {
+            kind: row.kind,
+            state: row.state,
+            withdrawn: row.withdrawn,
+            given_to: row.given_to.clone(),
+        }))
     }
 
     async fn session(&self, key: &ThreadKey) -> Result<Option<SessionRecord>, StoreError> {

@@ -8,13 +8,15 @@ use broker_core::chat::{DeliverError, ThreadKey};
 use broker_core::clock::SystemClock;
 use broker_core::engine::{Broker, Door, Parts, Settings};
 use broker_core::ids::RandomIds;
+use broker_core::store::StateStore;
 use broker_core::testing::memory_chat::Fault;
 use broker_core::testing::{MemoryChat, MemoryStore, ScriptedAgent};
 use broker_http::{Access, Api, Limits};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use crate::wire::Server;
+use crate::wire::{PATIENCE, Server};
 
 /// A broker in memory with two sessions, and its HTTP server.
 pub(crate) struct House {
@@ -70,6 +72,21 @@ impl House {
 
     pub(crate) async fn closed() -> Self {
         Self::new(Access::Tokens(Arc::new(key())), Limits::default()).await
+    }
+
+    /// How many parts of our thread are not yet sent.
+    pub(crate) async fn open_parts(&self) -> usize {
+        self.store.open_parts(&self.ours, 10).await.expect("a store").len()
+    }
+
+    /// Waits until more parts of our thread are planned than there were.
+    pub(crate) async fn planned_beyond(&self, before: usize) {
+        let more = async {
+            while self.open_parts().await <= before {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, more).await.expect("it is planned");
     }
 
     pub(crate) fn door(&self) -> Door {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_core::store::StateStore;
 use broker_http::{Access, Limits};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -67,7 +66,7 @@ async fn a_key_stands_for_one_request() {
     // The same in another order, with room between.
     let (channel, root) = (&house.ours.conversation, &house.ours.root);
     let same = format!(
-        "{{ \"text\": \"built\",\n\"thread_ts\": \"{root}\", \"kind\": \"progress\", \"channel_id\": \"{channel}\" }}"
+        "{{ \"text\": \"built\",\n\"thread_ts\": \"{root}\", \"kind\": \"progress\", \"reason\": null, \"stop_reason\": \" \", \"channel_id\": \"{channel}\" }}"
     );
     assert_eq!(house.post("/slack/post-message", &headers, &same).await, first);
     for (path, more) in [
@@ -97,19 +96,13 @@ async fn a_key_of_a_file_stands_for_what_it_holds() {
 
 /// Asks for a post, and hangs up once it is planned.
 async fn ask_and_hang_up(house: &House, head: &str, text: &str) {
-    let planned = async || house.store.open_parts(&house.ours, 10).await.expect("a store").len();
-    let before = planned().await;
+    let before = house.open_parts().await;
     let text = body(&house.ours, json!({"text": text}));
     let more = format!("{head}content-length: {}\r\n\r\n{text}", text.len());
     let mut stream = house.server.connect().await;
     let request = format!("POST /slack/post-message HTTP/1.1\r\nhost: localhost\r\n{more}");
     stream.write_all(request.as_bytes()).await.expect("sent");
-    let more = async {
-        while planned().await == before {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, more).await.expect("it is planned");
+    house.planned_beyond(before).await;
 }
 
 #[tokio::test]
@@ -149,12 +142,7 @@ async fn whoever_waits_when_the_broker_ends_hears_that_the_post_is_durable() {
     let request = format!("POST /slack/post-message HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}");
     let mut stream = house.server.connect().await;
     stream.write_all(request.as_bytes()).await.expect("sent");
-    let open = async {
-        while house.store.open_parts(&house.ours, 10).await.expect("a store").is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, open).await.expect("it is planned");
+    house.planned_beyond(0).await;
     house.end_broker().await;
     let mut answer = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("in time").expect("an answer");

@@ -245,6 +245,7 @@ async fn without_tokens_the_bound_of_one_session_holds_too() {
     let text = body(&house.ours, json!({"text": "it waits"}));
     let first = house.post("/slack/post-message", JSON, &text);
     let second = async {
+        house.planned_beyond(0).await;
         let theirs = body(&house.theirs, json!({"text": "another's"}));
         loop {
             let (status, answer) = house.post(&House::retry(&house.ours), JSON, "{}").await;

@@ -78,3 +78,51 @@ async fn files_of_older_messages_are_there_once_the_agent_has_read_them() {
     let Some(Kept::Missing { reason }) = &earlier.messages[0].message.files[0].kept else { panic!("{earlier:?}") };
     assert!(reason.contains("`history`") && !path.parent().unwrap().exists(), "{reason}");
 }
+
+#[tokio::test]
+async fn a_file_that_takes_longer_than_an_answer_is_there_the_next_time() {
+    let house = House::new(|_| finish("hello")).await;
+    let root = house.chat.say("C1", None, "U1", "@broker hi");
+    house.posts(&root, 1).await;
+    let shared = &house.broker().shared;
+    let files = crate::engine::files::SessionFiles::default();
+    let record = house.record(&root).expect("a session");
+    let workspace = house.settings.sessions_root.join(&record.folder).join("workspace");
+    let fetch = async |wait: u64| {
+        let until = tokio::time::Instant::now() + Duration::from_secs(wait);
+        let file = FileRef { id: "F1".to_owned(), size: Some(4), ..FileRef::default() };
+        let fetched = files.fetch_earlier(shared, &workspace, vec![(root.root.clone(), file)], until).await;
+        fetched[0].1.kept.clone().expect("it is known what became of it")
+    };
+    let still = |kept: &Kept| matches!(kept, Kept::Missing { reason } if reason.contains("still being fetched"));
+    // Nobody shares it yet, so that it is not to be had; then all places are taken.
+    assert!(matches!(fetch(10).await, Kept::Missing { reason } if !reason.contains("still")));
+    let shown = FileRef { id: "F1".to_owned(), size: Some(4), ..FileRef::default() };
+    house.chat.share(
+        "C1",
+        Some(&root.root),
+        "U1",
+        "it",
+        &[MemoryFile { shown, bytes: b"plan".to_vec(), ..MemoryFile::default() }],
+    );
+    let places = files.take_all().await;
+    assert!(still(&fetch(0).await));
+    assert!(still(&fetch(10).await), "it is begun once, and nobody waits for what another waits for");
+    drop(places);
+    let there = async {
+        while !matches!(fetch(1).await, Kept::Here { .. }) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, there).await.expect("it was fetched all the same");
+}
+
+#[tokio::test]
+async fn that_none_go_along_by_themselves_says_nothing_of_who_asks() {
+    let mut house = House::new(|_| finish("hello")).await;
+    house.settings.initial_history = 0;
+    house.restart().await;
+    let thread = house.chat.seed("C1", None, "U1", "one");
+    house.chat.seed("C1", Some(&thread.root), "U1", "two");
+    assert_eq!(house.read(&thread).await.len(), 2);
+}

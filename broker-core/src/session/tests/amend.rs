@@ -21,7 +21,8 @@ impl Rig {
         let id = MessageId::new(second.to_string());
         let mut rows = self.inbox.values().filter(|row| row.kind != InboxKind::Edit);
         let row = rows.find(|row| row.message.as_ref().is_some_and(|message| message.id == id))?;
-        Some(KnownMessage { kind: row.kind, state: row.state, withdrawn: row.withdrawn })
+        let (kind, state, withdrawn) = (row.kind, row.state, row.withdrawn);
+        Some(KnownMessage { kind, state, withdrawn, given_to: row.given_to.clone() })
     }
 
     fn edits(&self) -> Vec<(InboxState, &str)> {
@@ -230,4 +231,33 @@ fn what_goes_along_loses_what_was_deleted_before_it_is_given() {
     let effects = rig.open(2);
     let [text] = texts(&effects)[..] else { panic!("{effects:?}") };
     assert!(!text.contains("secret plan") && text.contains("\"deleted\": true") && text.contains("hello"), "{text}");
+}
+
+#[test]
+fn a_conversation_is_told_of_no_message_that_it_never_had() {
+    for delete in [true, false] {
+        let mut rig = Rig::running();
+        rig.finish("t1", Some("done"));
+        rig.step(SessionInput::Command { arrival: arrival(102, "-new", Some("100")), command: Command::New });
+        let before = rig.inbox.len();
+        let effects = if delete { rig.delete(100) } else { rig.edit(100, "hello, corrected") };
+        assert_eq!(effects, [], "nothing is opened for that");
+        assert_eq!(rig.inbox.len(), before);
+        // So the next message has the thread's history, as people were told.
+        let effects = rig.say(103, "go on");
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Backfill { .. })), "{effects:?}");
+    }
+}
+
+#[test]
+fn what_was_a_command_for_a_while_is_told_of_again() {
+    let mut rig = Rig::begun();
+    rig.open(1);
+    rig.accept("s-i1", "t1");
+    rig.edit(100, "-help");
+    // The agent had it by then.
+    rig.record("s-i1", "t1");
+    assert!(rig.known(100).is_some_and(|known| !known.withdrawn));
+    rig.edit(100, "hello, after all");
+    assert!(rig.edits().iter().any(|(_, text)| *text == "hello, after all"), "{:?}", rig.edits());
 }

@@ -324,3 +324,17 @@ fn parts_that_wait_are_counted_anew_long_before_they_are_too_many() {
     rig.step(SessionInput::PartsCounted(None));
     assert_eq!(counts(&ask(&mut rig, 502, post("too many", PostKind::Progress))), 1);
 }
+
+#[test]
+fn without_files_a_long_text_is_many_messages() {
+    for sends_files in [false, true] {
+        let mut rig = with_files();
+        let mut around = rig.machine.around.as_ref().clone();
+        around.sends_files = Arc::new(move || sends_files);
+        rig.machine.around = Arc::new(around);
+        ask(&mut rig, 1, post(&vec!["part"; MAX_TEXT_PARTS + 5].join("|"), PostKind::Progress));
+        let files = rig.parts.iter().filter(|part| matches!(part.body, crate::chat::PartBody::File { .. })).count();
+        let expected = if sends_files { (MAX_TEXT_PARTS, 1) } else { (MAX_TEXT_PARTS + 5, 0) };
+        assert_eq!((rig.parts.len(), files), expected);
+    }
+}

@@ -292,14 +292,16 @@ fn a_message_that_becomes_a_command_is_one_and_a_command_that_changes_is_done() 
     {
         let mut rig = Rig::begun();
         rig.say(105, "what is up");
-        let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued, withdrawn: false };
+        let known =
+            KnownMessage { kind: InboxKind::Message, state: InboxState::Queued, withdrawn: false, given_to: None };
         rig.step(SessionInput::Edited { arrival: arrival(105, text, Some("100")), known });
         assert_eq!(rig.state("s-i2"), InboxState::Cancelled, "{text}");
         assert!(last_notice(&rig).contains(answer), "{text}: {}", last_notice(&rig));
         let posts = rig.posted().len();
-        let known = KnownMessage { kind: InboxKind::Command, state: InboxState::Delivered, withdrawn: false };
+        let known =
+            KnownMessage { kind: InboxKind::Command, state: InboxState::Delivered, withdrawn: false, given_to: None };
         for text in ["-status", "-new", "text"] {
-            rig.step(SessionInput::Edited { arrival: arrival(105, text, Some("100")), known });
+            rig.step(SessionInput::Edited { arrival: arrival(105, text, Some("100")), known: known.clone() });
         }
         assert_eq!(rig.posted().len(), posts);
         assert_eq!(rig.machine.record().stopped_at, ChatTime::ZERO);
@@ -313,7 +315,7 @@ fn what_was_made_a_command_is_not_given_to_the_next_conversation() {
     rig.finish("t1", Some("done"));
     rig.step(SessionInput::Agent(AgentEvent::Down { epoch: Epoch(1), reason: String::new() }));
     rig.say(105, "delete the old branch");
-    let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued, withdrawn: false };
+    let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued, withdrawn: false, given_to: None };
     rig.step(SessionInput::Edited { arrival: arrival(105, "-new", Some("100")), known });
     assert_eq!(last_notice(&rig), prompt::begun_anew(0));
     assert!(rig.machine.rows().inbox.is_empty(), "{:?}", rig.machine.rows().inbox);

@@ -77,8 +77,8 @@ pub async fn a_step_is_all_or_nothing(store: Store) {
     assert_eq!(store.session(&key).await.unwrap(), step.record);
     assert_eq!(store.open_parts(&key, 10).await.unwrap(), step.parts);
     assert_eq!(store.unread(None, 10).await.unwrap(), []);
-    let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued, withdrawn: false };
-    assert_eq!(store.known_message(&conversation("C1"), &MessageId::new("10")).await.unwrap(), Some(known));
+    let known = KnownMessage { kind: InboxKind::Message, state: InboxState::Queued, withdrawn: false, given_to: None };
+    assert_eq!(store.known_message(&conversation("C1"), &MessageId::new("10")).await.unwrap(), Some(known.clone()));
     let mut deletion = SessionCommit::empty(key.clone(), fence, Revision(1));
     deletion.withdrawn = vec![MessageId::new("10"), MessageId::new("of nothing")];
     store.commit(deletion).await.unwrap();
