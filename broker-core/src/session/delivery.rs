@@ -525,9 +525,10 @@ impl SessionMachine {
             row.not_before = now;
             draft.row(row);
         }
-        // Whoever has lost everything need not be told to forget something.
-        let deletion = |row: &InboxRow| row.message.as_ref().is_some_and(|message| message.deleted);
-        while let Some(index) = self.inbox.iter().position(deletion) {
+        // Whoever has lost everything need not be told what became of some of it.
+        let past =
+            |row: &InboxRow| row.kind == InboxKind::Edit || row.message.as_ref().is_some_and(|message| message.deleted);
+        while let Some(index) = self.inbox.iter().position(past) {
             self.close(index, InboxState::Cancelled, draft);
         }
         if let Some(turn) = self.turn.take() {

@@ -178,13 +178,21 @@ impl Judge<'_> {
         wrong.push(format!("m{number} was never given to the agent, and nobody was told"));
     }
 
-    /// Of a deletion the agent hears once, and only of what was deleted; one that it heard of is no longer told of as it was.
+    /// Of a deletion the agent hears once, and only of what was deleted; one that it heard of is no longer told of as it was. Of
+    /// changes and deletions only a conversation hears that has the message.
     fn deletions(&self, wrong: &mut Vec<String>) {
         for (id, thread) in &self.state.codex.threads {
-            let mut told = BTreeSet::new();
+            let (mut told, mut has) = (BTreeSet::new(), BTreeSet::new());
             for recorded in &thread.history {
-                let row = self.state.facts.rows.get(&recorded.input.id).filter(|row| row.kind == InboxKind::Edit);
-                let Some(message) = row.and_then(|row| row.message.as_ref()) else { continue };
+                let Some(row) = self.state.facts.rows.get(&recorded.input.id) else { continue };
+                let Some(message) = row.message.as_ref() else { continue };
+                if row.kind != InboxKind::Edit {
+                    has.insert(&message.id);
+                    continue;
+                }
+                if !has.contains(&message.id) {
+                    wrong.push(format!("{id} was told what became of {}, which it never had", message.id));
+                }
                 let deleted = |written: &Written| written.message.id == message.id && written.deleted.is_some();
                 if message.deleted && !told.insert(&message.id) {
                     wrong.push(format!("{id} was told twice that {} was deleted", message.id));

@@ -191,13 +191,16 @@ fn a_deletion_is_not_told_where_that_is_switched_off_nor_of_what_went_along() {
 }
 
 #[test]
-fn an_agent_that_has_lost_everything_is_told_of_no_deletion() {
-    let mut rig = Rig::running();
-    rig.finish("t1", Some("done"));
-    rig.step(SessionInput::Agent(AgentEvent::Down { epoch: Epoch(1), reason: String::new() }));
-    rig.delete(100);
-    rig.step(SessionInput::Opened(Err(OpenError::Lost)));
-    assert_eq!(rig.edits(), [(InboxState::Cancelled, "")]);
+fn an_agent_that_has_lost_everything_is_told_what_became_of_none_of_it() {
+    for delete in [true, false] {
+        let mut rig = Rig::running();
+        rig.finish("t1", Some("done"));
+        rig.step(SessionInput::Agent(AgentEvent::Down { epoch: Epoch(1), reason: String::new() }));
+        let effects = if delete { rig.delete(100) } else { rig.edit(100, "corrected") };
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Open { .. })), "{effects:?}");
+        rig.step(SessionInput::Opened(Err(OpenError::Lost)));
+        assert_eq!(rig.edits(), [(InboxState::Cancelled, if delete { "" } else { "corrected" })]);
+    }
 }
 
 #[test]
