@@ -23,6 +23,10 @@
 //! | `copies` | the copies of files that wait to be posted |
 //! | `vital` | tells when a task is gone that cannot be missed |
 //! | `people` | who somebody is, remembered for a day |
+//! | `authors` | what an author may do, and what they are told who may not |
+//! | `channels` | what the conversations are called that messages mention |
+//! | `commands` | answers to commands, also where there is no session |
+//! | `earlier` | the files of earlier messages, when somebody looks at these |
 
 mod authors;
 mod channels;

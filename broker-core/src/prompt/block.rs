@@ -178,8 +178,8 @@ impl<'a> Shown<'a> {
         // Those of forwarded messages count like its own.
         let mut room = FEW - self.files.len();
         for attachment in &mut self.attachments {
-            attachment.is_cut |= attachment.files.len() > room;
-            self.text_is_cut |= attachment.is_cut;
+            let too_many = attachment.files.len() > room;
+            (attachment.is_cut, self.text_is_cut) = (attachment.is_cut | too_many, self.text_is_cut | too_many);
             attachment.files.truncate(room);
             room -= attachment.files.len();
         }

@@ -3,13 +3,13 @@
 //! Before it is given, a message simply is what it is now. Once the agent has it, a change and a deletion are words of their
 //! own.
 
-use super::machine::Draft;
+use super::draft::Draft;
 use super::{Arrival, SessionMachine};
 use crate::agent::InputId;
 use crate::chat::{ChatMessage, ChatTime, MessageId, Person};
 use crate::clock::Timestamp;
 use crate::command::Command;
-use crate::store::{Backfill, InboxKind, InboxRow, InboxState, KnownMessage};
+use crate::store::{InboxKind, InboxRow, InboxState, KnownMessage};
 
 impl SessionMachine {
     /// A message that is in the inbox was changed by its author.
@@ -98,19 +98,6 @@ impl SessionMachine {
             && known.state == InboxState::Delivered
             && known.given_to.is_some()
             && known.given_to == self.record.agent_thread
-    }
-
-    /// What goes along with a message that waits loses what it said.
-    fn delete_from_backfills(&mut self, message: &MessageId, draft: &mut Draft) {
-        for row in self.inbox.iter_mut().filter(|row| row.state == InboxState::Queued) {
-            let Backfill::Read { messages, .. } = &mut row.backfill else { continue };
-            if let Some(known) =
-                messages.iter_mut().find(|known| known.message.id == *message && !known.message.deleted)
-            {
-                known.message = known.message.clone().into_deleted();
-                draft.row(row);
-            }
-        }
     }
 
     /// A message that the agent has was deleted.

@@ -3,7 +3,8 @@
 //! Each leaves a row, so that no recovery takes it for a message, and its answer is planned in the same step: it is done
 //! once, whatever happens in between.
 
-use super::machine::{Draft, Link};
+use super::draft::Draft;
+use super::machine::Link;
 use super::slot::Slot;
 use super::speech::answer;
 use super::turn::TakeBack;
@@ -13,7 +14,7 @@ use crate::chat::{ChatMessage, ChatTime};
 use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::prompt::{self, Reach, Run, Standing};
-use crate::store::{Backfill, InboxKind, InboxRow, InboxState, KnownMessage, PostKind, TurnEnd};
+use crate::store::{InboxKind, InboxRow, InboxState, KnownMessage, PostKind, TurnEnd};
 use crate::thread_tools::ToolAnswer;
 
 /// How the agent's runtime stands, as somebody just saw it.
@@ -168,21 +169,6 @@ impl SessionMachine {
         self.want_history(draft);
         let waiting = self.inbox.iter().filter(|row| row.kind == InboxKind::Message).count() + self.parked.len();
         format!("{stopped}{}", prompt::begun_anew(waiting))
-    }
-
-    /// The first message that waits brings the earlier ones along.
-    fn want_history(&mut self, draft: &mut Draft) {
-        if self.around.initial_history == 0 {
-            return;
-        }
-        let own = self.has_given();
-        let Some(row) = self.inbox.iter_mut().find(|row| row.kind == InboxKind::Message) else { return };
-        let is_reply = row.message.as_ref().is_some_and(|message| message.thread_root.is_some());
-        if is_reply && row.backfill == Backfill::None {
-            row.backfill = Backfill::Wanted;
-            draft.row(row);
-            draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at, own });
-        }
     }
 
     /// Leaves the conversation that was given up, once what ran in it has ended and what was on its way to it has arrived:

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use super::draft::Draft;
 use super::files::has_its_files;
-use super::machine::{Barrier, Draft, Link, Settling, back_off};
+use super::machine::{Barrier, Link, Settling, back_off};
 use super::{Effect, MAX_ATTEMPTS, MAX_IN_DOUBT, SessionMachine};
 use crate::agent::{AgentInput, Epoch, Fate, InputId, OpenError, Opened, ReadError, SubmitError, Submitted, TurnId};
-use crate::chat::MessageId;
 use crate::clock::Timestamp;
 use crate::prompt::{self, Composed};
 use crate::sabotage::{Plant, planted};
-use crate::store::{Backfill, ContextMessage, InboxKind, InboxRow, InboxState, PostKind, TurnEnd};
+use crate::store::{Backfill, InboxKind, InboxRow, InboxState, PostKind, TurnEnd};
 
 /// The longest wait between two tries to open the agent's thread.
 const OPEN_BACK_OFF: Duration = Duration::from_secs(60);
@@ -547,42 +547,6 @@ impl SessionMachine {
             row.backfill = Backfill::Wanted;
             draft.row(row);
             draft.effects.push(Effect::Backfill { row: row.id.clone(), before: row.at, own });
-        }
-    }
-
-    /// The earlier messages were read, or could not be.
-    pub(super) fn backfilled(
-        &mut self,
-        id: &InputId,
-        result: Result<(Vec<ContextMessage>, bool), String>,
-        draft: &mut Draft,
-    ) {
-        if !self.inbox.iter().any(|row| row.id == *id) {
-            return;
-        }
-        if let Ok((messages, _)) = &result {
-            self.meet_earlier(messages);
-        }
-        let Some(row) = self.inbox.iter_mut().find(|row| row.id == *id) else { return };
-        row.backfill = match result {
-            Ok((messages, has_more)) => Backfill::Read { messages, has_more },
-            Err(reason) => Backfill::Unreadable { reason },
-        };
-        draft.row(row);
-        self.show_once(draft);
-    }
-
-    /// What waits to go along as a bot's message does not go along among the earlier ones as well.
-    pub(super) fn show_once(&mut self, draft: &mut Draft) {
-        let of_bots = self.inbox.iter().filter(|row| row.kind == InboxKind::Context);
-        let of_bots: Vec<MessageId> = of_bots.filter_map(|row| Some(row.message.as_ref()?.id.clone())).collect();
-        for row in self.inbox.iter_mut().filter(|row| row.state == InboxState::Queued) {
-            let Backfill::Read { messages, .. } = &mut row.backfill else { continue };
-            let all = messages.len();
-            messages.retain(|earlier| !of_bots.contains(&earlier.message.id));
-            if messages.len() < all {
-                draft.row(row);
-            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which files are fetched before a message is given.
 
-use super::machine::Draft;
+use super::draft::Draft;
 use super::{Effect, MAX_FILES, SessionMachine};
 use crate::agent::InputId;
 use crate::chat::{ChatMessage, FileRef, Kept, MessageId};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::commands::Knowledge;
 use super::delivery::FORGOTTEN_AFTER;
+use super::draft::Draft;
 use super::presence::Showing;
 use super::slot::Slot;
 use super::turn::TakeBack;
@@ -14,11 +15,11 @@ use super::{
     Arrival, Caller, Effect, INTERRUPT_LIMIT, MAX_CONTEXT, MAX_IN_DOUBT, PostOutcome, SessionInput, Step, Surroundings,
 };
 use crate::agent::{AgentEvent, AgentThreadId, Epoch, InputId, TurnId};
-use crate::chat::{Author, ChatTime, MessageId, PersonId, ThreadKey};
+use crate::chat::{Author, ChatTime, PersonId, ThreadKey};
 use crate::clock::Timestamp;
 use crate::store::{
-    Backfill, Fence, Fingerprint, InboxKind, InboxRow, InboxState, JournalId, PartRow, PartState, PostId, Revision,
-    SessionCommit, SessionId, SessionRecord, SessionRows, TurnRow,
+    Backfill, Fence, Fingerprint, InboxKind, InboxRow, InboxState, PartState, PostId, Revision, SessionCommit,
+    SessionId, SessionRecord, SessionRows, TurnRow,
 };
 
 /// The link to the agent's thread.
@@ -154,37 +155,6 @@ pub struct SessionMachine {
     pub(super) slot: Slot,
     pub(super) showing: Showing,
     pub(super) knowledge: Knowledge,
-}
-
-/// What one input changes, collected while it is handled.
-#[derive(Debug, Default)]
-pub(super) struct Draft {
-    pub(super) record: bool,
-    pub(super) rows: Vec<InboxRow>,
-    pub(super) turns: Vec<TurnRow>,
-    pub(super) parts: Vec<PartRow>,
-    pub(super) drop_queued_parts: bool,
-    pub(super) withdrawn: Vec<MessageId>,
-    pub(super) read: Vec<JournalId>,
-    pub(super) effects: Vec<Effect>,
-}
-
-impl Draft {
-    /// The row shall be stored as it is now; a later word on the same row replaces an earlier one.
-    pub(super) fn row(&mut self, row: &InboxRow) {
-        match self.rows.iter_mut().find(|known| known.id == row.id) {
-            Some(known) => known.clone_from(row),
-            None => self.rows.push(row.clone()),
-        }
-    }
-
-    /// The turn shall be stored as it is now.
-    pub(super) fn turn(&mut self, turn: &TurnRow) {
-        match self.turns.iter_mut().find(|known| known.id == turn.id) {
-            Some(known) => known.clone_from(turn),
-            None => self.turns.push(turn.clone()),
-        }
-    }
 }
 
 impl SessionMachine {

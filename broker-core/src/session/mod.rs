@@ -8,7 +8,9 @@
 //! | file | what it decides |
 //! | --- | --- |
 //! | `machine` | the state, the dispatch of inputs, deadlines |
+//! | `draft` | what a step collects |
 //! | `delivery` | which message is given to the agent when, and what becomes of one in doubt |
+//! | `backfill` | the earlier messages that go along with one that is given |
 //! | `files` | which files are fetched before a message is given |
 //! | `parked` | what was put aside after too many failures, and how it is taken up again |
 //! | `amend` | messages that are changed or deleted |
@@ -19,8 +21,10 @@
 //! | `presence` | what stands beside the thread while the agent is at work, and whom the agent may mention |
 
 mod amend;
+mod backfill;
 mod commands;
 mod delivery;
+mod draft;
 mod files;
 mod machine;
 mod parked;

@@ -1,7 +1,8 @@
 //! Messages that were put aside after too many failures, and how they are taken up again.
 
 use super::delivery::FORGOTTEN_AFTER;
-use super::machine::{Barrier, Draft, Link};
+use super::draft::Draft;
+use super::machine::{Barrier, Link};
 use super::{MAX_ATTEMPTS, MAX_PARKED, SessionMachine};
 use crate::clock::Timestamp;
 use crate::store::{InboxKind, InboxRow, InboxState};

@@ -1,6 +1,7 @@
 //! What stands beside the thread while the agent is at work, and whom the agent may mention.
 
-use super::machine::{Draft, Link, SessionMachine};
+use super::draft::Draft;
+use super::machine::{Link, SessionMachine};
 use super::{Effect, MAX_PEOPLE};
 use crate::agent::{Activity, TurnId};
 use crate::chat::{Author, Mentionable, Person, Standing};

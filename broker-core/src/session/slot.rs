@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::machine::Draft;
+use super::draft::Draft;
 use super::{Effect, SessionMachine};
 use crate::clock::Timestamp;
 use crate::store::{InboxKind, InboxState};

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::machine::{Draft, PendingCall, TurnPost};
+use super::draft::Draft;
+use super::machine::{PendingCall, TurnPost};
 use super::{
     CallId, Caller, Effect, MAX_OPEN_PARTS, MAX_PARTS, MAX_TEXT_PARTS, NOTICE_INTERVAL, NamedPost, Pin, PostFate,
     PostOutcome, SessionMachine, TOOL_ANSWER_LIMIT,

@@ -1,7 +1,8 @@
 //! The life of a turn: how it begins, how it ends and what is said of that, what a `-stop` takes back.
 
 use super::delivery::TELL_AFTER;
-use super::machine::{Barrier, Draft, Link, PendingCall, back_off};
+use super::draft::Draft;
+use super::machine::{Barrier, Link, PendingCall, back_off};
 use super::speech::answer;
 use super::{END_LIMIT, Effect, INTERRUPT_BACK_OFF, STOP_WINDOW, SessionMachine};
 use crate::agent::{InputId, InterruptError, TurnId, TurnOutcome};
