@@ -84,17 +84,30 @@ async fn a_change_before_it_is_given_replaces_the_text_and_a_deletion_takes_it_b
     assert_eq!(house.agent.given().len(), 2, "and nothing was said of a change");
 }
 
-#[tokio::test]
-async fn a_change_after_it_was_given_is_told_unless_that_is_switched_off() {
-    for told in [true, false] {
-        let mut house = House::new(|_| finish("hello")).await;
+impl House {
+    /// One whose agent has answered a message, and is told of changes or is not.
+    async fn that_answered(told: bool) -> (Self, ThreadKey) {
+        let mut house = Self::new(|_| finish("hello")).await;
         house.settings.deliver_edits = told;
         house.restart().await;
         let thread = house.chat.say("C1", None, "U1", "@broker one");
         house.posts(&thread, 1).await;
+        (house, thread)
+    }
+
+    /// Waits until every event is read and what it asks for is done.
+    async fn all_done(&self) {
+        self.settled().await;
+        self.until("all is done", |house| house.broker().shared.registry.busy() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_after_it_was_given_is_told_unless_that_is_switched_off() {
+    for told in [true, false] {
+        let (house, thread) = House::that_answered(told).await;
         house.chat.edit(&thread.root, "@broker two");
-        house.settled().await;
-        house.until("all is done", |house| house.broker().shared.registry.busy() == 0).await;
+        house.all_done().await;
         assert_eq!(house.times_given("two"), usize::from(told));
         assert_eq!(house.times_given("has changed it"), usize::from(told));
     }
@@ -103,20 +116,14 @@ async fn a_change_after_it_was_given_is_told_unless_that_is_switched_off() {
 #[tokio::test]
 async fn a_deletion_after_it_was_given_is_told_once_unless_that_is_switched_off() {
     for told in [true, false] {
-        let mut house = House::new(|_| finish("hello")).await;
-        house.settings.deliver_edits = told;
-        house.restart().await;
-        let thread = house.chat.say("C1", None, "U1", "@broker one");
-        house.posts(&thread, 1).await;
+        let (house, thread) = House::that_answered(told).await;
         house.chat.say("C1", Some(&thread.root), "U1", "two");
         house.posts(&thread, 2).await;
         house.chat.delete(&thread.root);
-        house.settled().await;
-        house.until("all is done", |house| house.broker().shared.registry.busy() == 0).await;
+        house.all_done().await;
         // The platform says it once more.
         house.chat.delete(&thread.root);
-        house.settled().await;
-        house.until("all is done", |house| house.broker().shared.registry.busy() == 0).await;
+        house.all_done().await;
         assert_eq!(house.times_given("was deleted"), usize::from(told));
         // What is left of it holds its place, so that nobody takes the reply for one to something else.
         let messages = house.broker().door().earlier(&thread, None, None).await.unwrap().messages;
